@@ -1,0 +1,37 @@
+# Everything here needs only Python >= 3.11 and make; the first call sets up .venv.
+PYTHON ?= python3
+CONFIG ?= configs/glyphs_metrix.yaml
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: train test test-all lint bench clean
+
+train: .venv/.train-ready  ## train and evaluate CONFIG (default: the embedded Glyphs data set)
+	$(BIN)/python -m metrixkit.train $(CONFIG) $(ARGS)
+
+test: .venv/.dev-ready     ## the fast suite, under two minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-all: .venv/.dev-ready ## everything: slow, several processes, gpu where there is one
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: .venv/.dev-ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: .venv/.dev-ready    ## measure the losses beside pytorch-metric-learning
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/losses.py
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metrixkit needs Python >= 3.11; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.train-ready: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[cpu]'
+	touch $@
+
+.venv/.dev-ready: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,fast,video,dev]'
+	touch $@ .venv/.train-ready

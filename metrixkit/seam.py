@@ -1,0 +1,141 @@
+"""The seam between the training loop, the data and a recipe: what passes, and what a recipe must answer.
+
+The loop knows a recipe only through :class:`Method`; a recipe knows the loop not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Batch:
+    """What one step gets: only what :meth:`Method.needs` asked for, the rest is None or empty.
+
+    Attributes:
+        ids: B item ids, as in the manifest.
+        labels: (B,) int64 class indices within the training split, or None.
+        views: One (B, 3, H, W) uint8 tensor a view.
+        modalities: Name to (B, ...) tensor.
+        partner: (B,) int64 index of each row's partner item, or None.
+        mask: (B, number of modalities) bool, what is present, or None.
+    """
+
+    ids: list[str]
+    labels: Tensor | None = None
+    views: list[Tensor] = field(default_factory=list)
+    modalities: dict[str, Tensor] = field(default_factory=dict)
+    partner: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, device: Any) -> Batch:
+        """Return the batch with every tensor on `device` (asynchronous from pinned memory)."""
+
+        def move(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device, non_blocking=True)
+
+        return Batch(
+            ids=self.ids,
+            labels=move(self.labels),
+            views=[v.to(device, non_blocking=True) for v in self.views],
+            modalities={k: v.to(device, non_blocking=True) for k, v in self.modalities.items()},
+            partner=move(self.partner),
+            mask=move(self.mask),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; called by the data loader."""
+        return Batch(
+            ids=self.ids,
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            views=[v.pin_memory() for v in self.views],
+            modalities={k: v.pin_memory() for k, v in self.modalities.items()},
+            partner=None if self.partner is None else self.partner.pin_memory(),
+            mask=None if self.mask is None else self.mask.pin_memory(),
+        )
+
+
+@dataclass
+class Output:
+    """What one forward call answers: ``losses["total"]`` is minimised, the rest is logged."""
+
+    losses: dict[str, Tensor]
+    logs: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe wants of the data.
+
+    Attributes:
+        views: Augmented views of each item.
+        labels: Whether class labels are needed.
+        partners: Whether each row comes with a partner.
+        batch_coupled: Whether the loss couples the rows of a batch (contrast, pairs). Then accumulating gradients over
+            small batches is another loss than one large batch, and the loop refuses it unless asked.
+    """
+
+    views: int = 1
+    labels: bool = True
+    partners: bool = False
+    batch_coupled: bool = True
+
+
+@dataclass
+class Group:
+    """Parameters with a rate of their own.
+
+    Attributes:
+        name: For logs ("backbone", "head", "proxies").
+        params: The parameters.
+        lr_scale: Factor on the base rate.
+        weight_decay: None takes the optimiser's.
+        warm: Whether the group trains during warm-up; the others stand still (rate zero) until it is over.
+    """
+
+    name: str
+    params: list[nn.Parameter]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    warm: bool = False
+
+
+@dataclass
+class EpochPlan:
+    """What a recipe settles before an epoch: partners by item index, and what to log."""
+
+    partners: Tensor | None = None
+    logs: dict[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A training recipe. Implementations are ``nn.Module`` and do not inherit from one another."""
+
+    def needs(self) -> Needs:
+        """Return what the data must bring."""
+        ...
+
+    def __call__(self, batch: Batch) -> Output:
+        """Return the losses of one batch; the one call a step that is wrapped for several processes."""
+        ...
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """Return what evaluation, export and the index use; ``"image"`` for a single tower."""
+        ...
+
+    def parameter_groups(self) -> list[Group]:
+        """Return every trainable parameter exactly once."""
+        ...
+
+    def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> EpochPlan:
+        """Settle what an epoch needs; `embed` returns the training set's embeddings, row by row of the manifest."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Update what follows the weights (moving averages, queues); runs on the unwrapped module."""
+        ...

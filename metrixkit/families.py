@@ -32,7 +32,10 @@ def lookup(name: str, family: Mapping[str, T], kind: str) -> T:
     if name in family:
         return family[name]
     if ":" not in str(name):
-        raise InputError(f"no {kind} is called {name!r}.{did_you_mean(name, family)} A class of your own is named 'package.module:Name'.")
+        raise InputError(
+            f"no {kind} is called {name!r}.{did_you_mean(name, family)} A class of your own is named "
+            "'package.module:Name'."
+        )
     module_name, _, attribute = name.partition(":")
     # A console script does not put the working directory on the path, `python -m` does; both shall find own classes.
     if os.getcwd() not in sys.path and "" not in sys.path:
@@ -41,8 +44,11 @@ def lookup(name: str, family: Mapping[str, T], kind: str) -> T:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{kind} {name!r}: cannot import {module_name!r} ({error}). Looked from {os.getcwd()}; is the file there, or its package installed?"
+            f"{kind} {name!r}: cannot import {module_name!r} ({error}). Looked from {os.getcwd()}; is the file there, "
+            "or its package installed?"
         ) from error
     if not hasattr(module, attribute):
-        raise InputError(f"{kind} {name!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, vars(module))}")
+        raise InputError(
+            f"{kind} {name!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, vars(module))}"
+        )
     return getattr(module, attribute)  # type: ignore[no-any-return]

@@ -94,6 +94,7 @@ class Group:
         params: The parameters.
         lr_scale: Factor on the base rate.
         weight_decay: None takes the optimiser's.
+        schedule: Factor on the rate as a function of (fractional epoch, epochs); None takes the run's.
         warm: Whether the group trains during warm-up; the others stand still (rate zero) until it is over.
     """
 
@@ -101,6 +102,7 @@ class Group:
     params: list[nn.Parameter]
     lr_scale: float = 1.0
     weight_decay: float | None = None
+    schedule: Callable[[float, int], float] | None = None
     warm: bool = False
 
 

@@ -26,7 +26,9 @@ def shared_data() -> Path:
     for candidate in (os.environ.get("METRIXKIT_TEST_DATA"), ROOT.parent / "shared" / "data"):
         if candidate and Path(candidate).is_dir():
             return Path(candidate)
-    pytest.skip("real data is absent: set METRIXKIT_TEST_DATA to the folder that holds CUB_200_2011_first50, weights, ...")
+    pytest.skip(
+        "real data is absent: set METRIXKIT_TEST_DATA to the folder that holds CUB_200_2011_first50, weights, ..."
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -1,1 +1,34 @@
+"""Readers, decoding, transforms, samplers: from files to batches."""
 
+from metrixkit.data.cache import CachedDecode, default_short_side
+from metrixkit.data.cars import Cars
+from metrixkit.data.cub import CUB
+from metrixkit.data.dataset import Example, ImageItems, collate
+from metrixkit.data.decode import decode, image_to_tensor
+from metrixkit.data.glyphs import Glyphs
+from metrixkit.data.images import Columns, Images
+from metrixkit.data.inshop import InShop
+from metrixkit.data.loader import default_workers, eval_loader, train_loader
+from metrixkit.data.manifest import Manifest, with_validation
+from metrixkit.data.omniglot import Omniglot
+from metrixkit.data.samplers import Draw, EpochSampler, MPerClass, Shuffle
+from metrixkit.data.sop import SOP
+from metrixkit.data.transforms import (
+    Transform,
+    eval_transform,
+    eval_transform_config,
+    eval_transform_from_config,
+    train_transform,
+)
+
+DATASETS: dict[str, type] = {
+    "cub": CUB,
+    "cars": Cars,
+    "sop": SOP,
+    "inshop": InShop,
+    "omniglot": Omniglot,
+    "images": Images,
+    "glyphs": Glyphs,
+}
+
+SAMPLERS: dict[str, type[EpochSampler]] = {"shuffle": Shuffle, "m-per-class": MPerClass}

@@ -1,1 +1,1 @@
-
+"""The loop, checkpoints and resuming, optimisers and schedules, logging."""

@@ -1,0 +1,254 @@
+"""What an experiment is: one YAML file, dotted overrides, every key checked, every default written out.
+
+``load`` answers a resolved config: a plain nested mapping in which each setting stands with its value, so that the
+saved file alone repeats the run. The shape is fixed by :class:`Experiment` and, for the family nodes, by the typed
+signatures of the classes they name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from metrixkit.data import DATASETS, SAMPLERS
+from metrixkit.data.transforms import Transform
+from metrixkit.errors import InputError, did_you_mean
+from metrixkit.families import lookup
+from metrixkit.losses import LOSSES
+from metrixkit.methods import METHODS
+from metrixkit.models import MODELS
+from metrixkit.schema import (
+    REQUIRED,
+    Family,
+    Field,
+    check_node,
+    check_value,
+    describe,
+    fields_of,
+    instantiate,
+    plain,
+)
+from metrixkit.tasks import TASKS, EvaluationSettings
+from metrixkit.training.optim import OPTIMIZERS
+from metrixkit.training.schedule import SCHEDULES
+from metrixkit.training.settings import TrainingSettings
+
+FAMILIES: dict[str, Family] = {
+    "data": Family(DATASETS, "data set"),
+    "sampler": Family(SAMPLERS, "sampler", frozenset({"labels", "seed", "rank", "world_size"}), default="shuffle"),
+    "model": Family(MODELS, "model", default="image"),
+    "loss": Family(LOSSES, "loss", frozenset({"num_classes", "dim", "seed"})),
+    "method": Family(METHODS, "method", frozenset({"model", "loss"}), default="metric"),
+    "optimizer": Family(OPTIMIZERS, "optimiser", frozenset({"params"}), default="adam"),
+    "schedule": Family(SCHEDULES, "schedule", default="constant"),
+}
+
+
+@dataclass
+class LoaderSettings:
+    """How images come from disk.
+
+    Attributes:
+        workers: Processes that decode; null takes one a core less one, at most 8.
+        cache: Folder for resized images, or null for none.
+        cache_short_side: Short side of the cached images in pixels; null takes 1.15 times the evaluation resize.
+    """
+
+    workers: int | None = None
+    cache: str | None = None
+    cache_short_side: int | None = None
+
+
+@dataclass
+class Experiment:
+    """The keys at the top of a config; family nodes are described by ``FAMILIES``."""
+
+    seed: int = 0
+    task: str = "retrieval"
+    transform: Transform = field(default_factory=Transform)
+    loader: LoaderSettings = field(default_factory=LoaderSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the resolved config of a YAML file with ``key=value`` overrides.
+
+    Args:
+        path: The YAML file.
+        overrides: ``dotted.key=value``, the value read as YAML. ``loss=contrastive`` replaces a whole family node by
+            that class with its defaults; ``loss.margin=0.4`` changes one setting.
+
+    Raises:
+        InputError: The file is absent or no YAML, or a setting is unknown, missing or of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+        raise InputError(f"no config at {path}.{near}")
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except Exception as error:
+        raise InputError(f"{path} is not readable as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected keys and values, got {raw!r}.")
+    for override in overrides:
+        apply_override(raw, override)
+    return resolve(raw)
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one ``dotted.key=value`` in `raw`, in place.
+
+    Raises:
+        InputError: It has no ``=``, or its value is no YAML.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"override {override!r}: expected key=value, such as training.epochs=5.")
+    try:
+        # OmegaConf's YAML knows that 3e-5 is a number; PyYAML's does not.
+        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}" if text.strip() else "value:"))["value"]  # type: ignore[call-overload, index]
+    except Exception as error:
+        raise InputError(f"override {override!r}: the value is not readable as YAML: {error}") from error
+    *parents, last = key.strip().split(".")
+    node = raw
+    for depth, parent in enumerate(parents):
+        below = node.get(parent)
+        if isinstance(below, str) and depth == 0 and parent in FAMILIES:
+            below = {"name": below}
+        if below is None:
+            below = {}
+        if not isinstance(below, dict):
+            raise InputError(
+                f"override {override!r}: {'.'.join(parents[: depth + 1])} is {below!r}, which has no settings below it."
+            )
+        node[parent] = below
+        node = below
+    node[last] = value
+
+
+def resolve_sections(raw: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
+    """Return some sections of a raw config, checked and completed; any other key is refused.
+
+    Args:
+        raw: What overrides have set.
+        sections: Names of fixed sections and family nodes.
+
+    Raises:
+        InputError: As :func:`resolve`.
+    """
+    for key in raw:
+        if key not in sections:
+            raise InputError(f"{key} does not apply here; what does: {', '.join(sections)}.{_anywhere(key)}")
+    fixed = fields_of(Experiment)
+    return {
+        key: check_value(raw.get(key, plain(fixed[key].default)), fixed[key].annotation, key)
+        if key in fixed
+        else check_node(raw.get(key) or {}, FAMILIES, key, key)
+        for key in sections
+    }
+
+
+def resolve(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw config checked against the schema and completed with every default.
+
+    Raises:
+        InputError: The path of the key, what was expected, and the near name.
+    """
+    fixed = fields_of(Experiment)
+    for key in raw:
+        if key not in fixed and key not in FAMILIES:
+            raise InputError(
+                f"{key} is not a setting: an experiment takes {', '.join([*fixed, *FAMILIES])}.{_anywhere(key)}"
+            )
+    config: dict[str, Any] = {}
+    for key, setting in fixed.items():
+        config[key] = (
+            check_value(raw[key], setting.annotation, key) if raw.get(key) is not None else plain(setting.default)
+        )
+    lookup(config["task"], TASKS, "task")
+    method = check_node(raw.get("method") or {}, FAMILIES, "method", "method")
+    takes = fields_of(lookup(method["name"], METHODS, "method"))
+    for key in FAMILIES:
+        if key == "method":
+            config[key] = method
+        elif key in FAMILIES["method"].provided and key not in takes:
+            if raw.get(key) is not None:
+                raise InputError(f"{key} does not apply: method {method['name']!r} takes no {key}. Remove it.")
+        elif key not in raw and FAMILIES[key].default is None:
+            raise InputError(
+                f"{key} is missing: which {FAMILIES[key].kind}? Known: {', '.join(sorted(FAMILIES[key].members))}."
+            )
+        else:
+            config[key] = check_node(raw.get(key) or {}, FAMILIES, key, key)
+    return config
+
+
+def settings(config: Mapping[str, Any], key: str) -> Any:
+    """Return the fixed section `key` of a resolved config as its dataclass."""
+    return instantiate(config[key], fields_of(Experiment)[key].annotation)
+
+
+def save(config: Mapping[str, Any], path: Path) -> None:
+    """Write a resolved config as YAML."""
+    path.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _anywhere(key: str) -> str:
+    """Name the places below which a key of this name stands, else the near names at the top."""
+    paths = [path for path, _ in all_settings() if path.rsplit(".", 1)[-1] == key]
+    if paths:
+        return f" Did you mean {' or '.join(dict.fromkeys(paths))}?"
+    hint = did_you_mean(key, [*fields_of(Experiment), *FAMILIES])
+    return hint if hint.startswith(" Did") else ""
+
+
+def all_settings() -> list[tuple[str, Field]]:
+    """Return every setting's dotted path and field; family settings once for each class of the family."""
+    found: list[tuple[str, Field]] = []
+    for key, setting in fields_of(Experiment).items():
+        if dataclasses.is_dataclass(setting.annotation):
+            found += [(f"{key}.{name}", inner) for name, inner in fields_of(setting.annotation).items()]  # type: ignore[arg-type]
+        else:
+            found.append((key, setting))
+    for key, family in FAMILIES.items():
+        for cls in family.members.values():
+            found += [(f"{key}.{name}", inner) for name, inner in fields_of(cls, hidden=family.provided).items()]
+    return found
+
+
+def help_text() -> str:
+    """Return every key with its type and default, the families' classes each with their own."""
+    lines = ["Settings (key=value), with their defaults:", ""]
+
+    def row(path: str, setting: Field) -> str:
+        default = "required" if setting.default is REQUIRED else _inline(plain(setting.default))
+        return f"  {path} = {default}    ({describe(setting.annotation)})"
+
+    for key, setting in fields_of(Experiment).items():
+        if dataclasses.is_dataclass(setting.annotation):
+            lines += [row(f"{key}.{name}", inner) for name, inner in fields_of(setting.annotation).items()]  # type: ignore[arg-type]
+        else:
+            lines.append(row(key, setting))
+    for key, family in FAMILIES.items():
+        lines += [
+            "",
+            f"{key}.name: which {family.kind} (or package.module:Name)"
+            + (f"; default {family.default}" if family.default else ""),
+        ]
+        for name, cls in family.members.items():
+            summary = (cls.__doc__ or "").strip().split("\n")[0]
+            lines.append(f"  {key}={name}  {summary}")
+            lines += ["  " + row(f"{key}.{n}", f) for n, f in fields_of(cls, hidden=family.provided).items()]
+    return "\n".join(lines)
+
+
+def _inline(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("...").strip()

@@ -1,0 +1,213 @@
+"""Images of one's own, without code: a folder per class, or a table of paths and labels."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from metrixkit.data.files import OnMissing, settle_missing
+from metrixkit.data.manifest import Manifest, split_classes
+from metrixkit.data.tables import column, read_table
+from metrixkit.errors import InputError, did_you_mean
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
+)
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "query": "query",
+    "gallery": "gallery",
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of a table's columns.
+
+    Attributes:
+        path: Image file, absolute or relative to the root.
+        label: Class name.
+        split: train, val, test, query or gallery; None takes the column ``split`` where there is one.
+        id: Name of the item; None takes the path.
+    """
+
+    path: str = "path"
+    label: str = "label"
+    split: str | None = None
+    id: str | None = None
+
+
+_DEFAULT_COLUMNS = Columns()
+
+
+class Images:
+    """A folder of images, or a table that lists some.
+
+    Without a table every folder that holds images is a class, and its path below the root is its label: ``a/x`` and
+    ``b/x`` are two classes. If the folders directly below the root are called train, val, test, query or gallery they
+    are the splits, and labels begin below them. With a table, each row is an item. Where no split is given, classes
+    are divided as wholes with a seed, so that the test classes are never trained on.
+
+    Args:
+        root: The folder; with a table, where relative paths start (None is the folder of the table).
+        table: ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl``, as given or below `root`.
+        columns: Which columns hold what.
+        separator: Between the cells of a text table; None takes the one of the suffix.
+        test_share: Share of the classes for the test split, in (0, 1); None is one half. Only where no split is given.
+        seed: Seed of that division.
+        similar_names: Two labels that differ only in case, blanks or Unicode form are mostly one class spelt twice:
+            "error" refuses them, "keep" takes them for two classes.
+        on_missing: "error" refuses missing files, "drop" leaves the items out and counts them.
+        verify: Whether to decode every file while reading, so that broken ones count as missing.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        table: str | None = None,
+        columns: Columns = _DEFAULT_COLUMNS,
+        separator: str | None = None,
+        test_share: float | None = None,
+        seed: int = 0,
+        similar_names: Literal["error", "keep"] = "error",
+        on_missing: OnMissing = "error",
+        verify: bool = False,
+    ) -> None:
+        if root is None and table is None:
+            raise InputError("images: name a folder (data.root=FOLDER), a table (data.table=FILE.csv), or both.")
+        if table is None and (columns != _DEFAULT_COLUMNS or separator is not None):
+            raise InputError("images: data.columns and data.separator belong to a table; name it with data.table=FILE.")
+        if test_share is not None and not 0.0 < test_share < 1.0:
+            raise InputError(f"images: data.test_share must lie between 0 and 1 (both excluded), it is {test_share}.")
+        self.root, self.table, self.columns, self.separator = root, table, columns, separator
+        self.test_share, self.seed, self.similar_names = test_share, seed, similar_names
+        self.on_missing, self.verify = on_missing, verify
+
+    def read(self) -> Manifest:
+        """Return the manifest; labels and ids are strings, ids are the paths below the root or as in the table.
+
+        Raises:
+            InputError: Nothing is found, a column is wrong, a cell is empty, ids repeat, two labels are one name in
+                two spellings, a split is unknown, classes cannot be divided, or files are missing.
+        """
+        items, root, where = self._from_folders() if self.table is None else self._from_table()
+        if self.similar_names == "error":
+            _refuse_similar(sorted(set(items["label"])), where)
+        items, dropped = settle_missing(items, self.on_missing, self.verify, where)
+        if "split" in items.columns:
+            if self.test_share is not None:
+                raise InputError(
+                    f"{where}: data.test_share divides classes, and the splits are given here; leave it out."
+                )
+            split_name = "given"
+        else:
+            share = 0.5 if self.test_share is None else self.test_share
+            test = split_classes(items["label"].tolist(), share, self.seed, where=where)
+            items["split"] = ["test" if label in test else "train" for label in items["label"]]
+            split_name = f"zero-shot-share{share:g}-seed{self.seed}"
+        lonely = {"query": "gallery", "gallery": "query"}
+        for split, other in lonely.items():
+            if split in set(items["split"]) and other not in set(items["split"]):
+                raise InputError(f"{where}: there is a split {split!r} and none called {other!r}; they come together.")
+        return Manifest("images", split_name, items, root, dropped)
+
+    def _from_folders(self) -> tuple[pd.DataFrame, Path, str]:
+        root = Path(str(self.root)).expanduser()
+        where = f"images below {root}"
+        if not root.is_dir():
+            raise InputError(f"images: data.root={self.root} is not a folder (looked at {root.absolute()}).")
+        top = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name))
+        splits = bool(top) and all(name.lower() in _SPLITS for name in top) and len(top) > 1
+        rows = []
+        for path in _walk(root):
+            parts = path.relative_to(root).parts
+            folders = parts[1:-1] if splits else parts[:-1]
+            if not folders:
+                raise InputError(
+                    f"{where}: {path} lies in no class folder; expected one folder per class, such as "
+                    f"{root / 'NAME' / path.name}, or a table (data.table)."
+                )
+            rows.append(("/".join(parts), str(path), "/".join(folders), _SPLITS.get(parts[0].lower(), "")))
+        if not rows:
+            raise InputError(f"{where}: empty, no file ends in {', '.join(sorted(SUFFIXES))}.")
+        items = pd.DataFrame(rows, columns=["id", "path", "label", "split"], dtype="str")
+        return (items if splits else items.drop(columns="split")), root, where
+
+    def _from_table(self) -> tuple[pd.DataFrame, Path, str]:
+        given = Path(str(self.table)).expanduser()
+        below = Path(self.root).expanduser() / given if self.root is not None else given
+        file = given if given.is_file() or not below.is_file() else below
+        root = Path(self.root).expanduser() if self.root is not None else file.parent
+        table, names = read_table(file, self.separator), self.columns
+        paths = column(table, names.path, file, "data.columns.path")
+        columns = {
+            "id": paths if names.id is None else column(table, names.id, file, "data.columns.id"),
+            "path": [str(root / path) for path in paths],
+            "label": column(table, names.label, file, "data.columns.label"),
+        }
+        if names.split is not None or "split" in table.columns:
+            columns["split"] = _splits(column(table, names.split or "split", file, "data.columns.split"), file)
+        items = pd.DataFrame(columns, dtype="str")
+        twice = items["id"].duplicated()
+        if twice.any():
+            row = int(twice.to_numpy().argmax())
+            raise InputError(
+                f"{file}, row {row + 1}: {items['id'][row]!r} stands there for the second time "
+                f"({int(twice.sum())} such rows). "
+                + (
+                    "A path names one item; give ids with data.columns.id."
+                    if names.id is None
+                    else "Ids must be unique."
+                )
+            )
+        return items, root, str(file)
+
+
+def _walk(root: Path) -> list[Path]:
+    found, visited = [], set()
+    # Links are followed, since photographs often lie elsewhere; a link to a folder above would never end.
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            below.clear()
+            continue
+        visited.add(real)
+        below[:] = sorted(name for name in below if not _hidden(name))
+        names = sorted(name for name in files if not _hidden(name) and Path(name).suffix.lower() in SUFFIXES)
+        found += [Path(folder) / name for name in names]
+    return found
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _splits(cells: list[str], file: Path) -> list[str]:
+    for row, cell in enumerate(cells, start=1):
+        if cell.lower() not in _SPLITS:
+            raise InputError(f"{file}, row {row}: no split is called {cell!r}.{did_you_mean(cell, _SPLITS)}")
+    return [_SPLITS[cell.lower()] for cell in cells]
+
+
+def _refuse_similar(labels: list[str], where: str) -> None:
+    seen: dict[str, str] = {}
+    for label in labels:
+        plain = " ".join(unicodedata.normalize("NFC", label).casefold().split())
+        # Blanks beside a slash are blanks at the edge of a folder's name.
+        plain = "/".join(part.strip() for part in plain.split("/"))
+        other = seen.setdefault(plain, label)
+        if other != label:
+            raise InputError(
+                f"{where}: the classes {other!r} and {label!r} bear one name in two spellings. Rename one, or, if they "
+                "are two classes, set data.similar_names=keep."
+            )

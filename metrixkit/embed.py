@@ -1,0 +1,38 @@
+"""Write embeddings of images: ``python -m metrixkit.embed MODEL SOURCE --out DIR``.
+
+MODEL is a run folder, an exported model's folder, or a hub name. SOURCE is a folder of images (all below it), image
+files, or a data set: ``data=cub [data.key=value ...]``. DIR gets ``embeddings.npy`` (N, d float32) and ``table.csv``
+(row i tells of row i: id, path, label, split), the pair that ``metrixkit evaluate --embeddings --table`` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from metrixkit._doors import guarded
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the door; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="metrixkit embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a run folder, a model folder, or a hub name")
+    parser.add_argument("source", nargs="+", help="a folder, image files, or data=NAME and further data.key=value")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for embeddings.npy and table.csv")
+    parser.add_argument("--batch-size", type=int, default=128, help="images a forward call (default 128)")
+    options = parser.parse_intermixed_args(argv)
+
+    def work() -> int:
+        from metrixkit.embedding import embed_to_folder
+
+        count, dim = embed_to_folder(options.model, options.source, options.out, options.batch_size)
+        print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv")
+        return 0
+
+    return guarded("embed", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""From raw rows to cosines, in float32 at least, with a backward of our own.
+
+B, K rows; d dimensions. Cosines of a batch with itself need one matrix product in each direction instead of the two
+that autograd spends on ``z @ z.T``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from metrixkit.errors import InputError
+
+# Below this length a row is treated as zero: its direction is noise.
+_SHORTEST = 1e-12
+
+
+def no_autocast(tensor: Tensor) -> torch.autocast:
+    """Return a context in which nothing on the tensor's device is cast down."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float32, or as it is if that is wider."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def check_batch(embeddings: Tensor, labels: Tensor) -> None:
+    """Raise InputError unless embeddings are (B, d) floating and labels (B,) integers on the same device."""
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or not embeddings.is_floating_point():
+        got = f"{embeddings.dtype} {tuple(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__
+        raise InputError(f"embeddings: got {got}, expected a floating tensor of shape (batch, dimensions).")
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError(f"labels: got {got}, expected an integer tensor; map names to indices first.")
+    if labels.shape != embeddings.shape[:1]:
+        raise InputError(f"labels: got shape {tuple(labels.shape)}, expected ({len(embeddings)},): one for each embedding.")
+    if labels.device != embeddings.device:
+        raise InputError(f"labels are on {labels.device}, embeddings on {embeddings.device}; move them to the same device.")
+
+
+def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    inverse = torch.where(length > _SHORTEST, 1 / length, torch.zeros((), dtype=length.dtype, device=length.device))
+    return rows * inverse, inverse
+
+
+def _through_unit(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+    along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
+    return torch.addcmul(grad, unit, along, value=-1).mul_(inverse)
+
+
+class _Cosines(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        unit, inverse = _unit(rows)
+        ctx.save_for_backward(unit, inverse)
+        return unit @ unit.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, inverse = ctx.saved_tensors
+        with no_autocast(unit):
+            return _through_unit((grad + grad.T) @ unit, unit, inverse)
+
+
+class _UnitRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        unit, inverse = _unit(rows)
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _through_unit(grad, *ctx.saved_tensors)
+
+
+def cosines(rows: Tensor) -> Tensor:
+    """Return the (B, B) cosines of (B, d) raw rows; a zero row has cosine 0 with everything and no gradient.
+
+    Differentiable once.
+    """
+    return _Cosines.apply(rows)  # type: ignore[no-any-return]
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Return (B, d) raw rows at length 1; a zero row stays zero and has no gradient. Differentiable once."""
+    return _UnitRows.apply(rows)  # type: ignore[no-any-return]

@@ -1,0 +1,125 @@
+"""How embeddings lie on the sphere: utilization, alignment, uniformity (float64, blockwise, lower is better)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from metrixkit.errors import InputError
+from metrixkit.retrieval.rows import BLOCK, Rows
+from metrixkit.retrieval.setting import read_labels
+
+TILE = 2048
+
+
+@torch.no_grad()
+def utilization(queries: Any, training: Any) -> float:
+    """Return the mean, over queries, of the squared distance to the nearest training item, on unit rows.
+
+    u(Q, X) = 1/|Q| sum_q min_x |q - x|^2 = mean_q (2 - 2 max_x cos(q, x)). It is low where training examples (with
+    their mixtures' help) fill the part of the space that test classes use.
+
+    Args:
+        queries: (Q, d) test embeddings; rows are normalised in float64.
+        training: (N, d) training embeddings, likewise.
+
+    Returns:
+        A value in [0, 4]; lower is better.
+
+    Raises:
+        InputError: NaN, infinite or zero rows; unequal dimensions; empty input.
+
+    Source: It Takes Two to Tango: Mixup for Deep Metric Learning (ICLR 2022), section 3.5.
+    """
+    tests = Rows(queries, "queries")
+    known = Rows(training, "training", device=tests.device)
+    if tests.dim != known.dim:
+        raise InputError(f"queries have {tests.dim} dimensions and training has {known.dim}; they must agree.")
+    total = 0.0
+    for start in range(0, tests.count, TILE):
+        block = tests.take(slice(start, start + TILE))
+        best = block.new_full((len(block),), -torch.inf)
+        for other in range(0, known.count, TILE):
+            best = torch.maximum(best, (block @ known.take(slice(other, other + TILE)).T).amax(1))
+        total += float((2 - 2 * best).clamp(min=0).sum())
+    return total / tests.count
+
+
+@torch.no_grad()
+def alignment(embeddings: Any, labels: Any) -> float:
+    """Return the mean squared distance between items of one class, on unit rows, over all such pairs.
+
+    No pair is formed: the pairs of a class of n items sum to n times the squared distances to its mean.
+
+    Args:
+        embeddings: (N, d); rows are normalised in float64.
+        labels: (N,) integers or strings. Classes of one item have no pair and do not count.
+
+    Returns:
+        A value in [0, 4]; lower is better.
+
+    Raises:
+        InputError: Bad rows, wrong counts, or no class with two items.
+
+    Source: Wang and Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+        Hypersphere (ICML 2020), section 4.1, exponent 2.
+    """
+    rows = Rows(embeddings, "embeddings")
+    values = read_labels(labels, "labels")
+    if len(values) != rows.count:
+        raise InputError(
+            f"labels has {len(values)} values but embeddings has {rows.count} rows; each row needs exactly one."
+        )
+    codes, sizes = np.unique(values, return_inverse=True, return_counts=True)[1:]
+    pairs = int((sizes * (sizes - 1) // 2).sum())
+    if pairs == 0:
+        raise InputError("alignment needs a class with at least two items; every label stands once.")
+    # Class by class rather than all class means at once: the memory is that of one class.
+    order = np.argsort(codes, kind="stable")
+    total = 0.0
+    for start, end in zip(np.cumsum(sizes) - sizes, np.cumsum(sizes), strict=True):
+        if end - start > 1:
+            total += int(end - start) * _scatter(rows, order[start:end])
+    return total / pairs
+
+
+def _scatter(rows: Rows, members: np.ndarray) -> float:
+    """Return the sum of squared distances of `members` to their mean, a block at a time."""
+    blocks = [members[i : i + BLOCK] for i in range(0, len(members), BLOCK)]
+    # About the mean, not |x|^2 - |mean|^2, which would lose the digits of a tight class.
+    mean = sum((rows.take(b).sum(0) for b in blocks), torch.zeros((), dtype=torch.float64, device=rows.device)) / len(
+        members
+    )
+    return sum(float((rows.take(b) - mean).square().sum()) for b in blocks)
+
+
+@torch.no_grad()
+def uniformity(embeddings: Any) -> float:
+    """Return log of the mean, over all pairs of different items, of exp(-2 |x - y|^2), on unit rows.
+
+    Args:
+        embeddings: (N, d), N >= 2; rows are normalised in float64.
+
+    Returns:
+        A value in [-8, 0]; lower is better (0 is a collapsed model).
+
+    Raises:
+        InputError: Bad rows or fewer than two.
+
+    Source: Wang and Isola (ICML 2020), section 4.2, t = 2.
+    """
+    rows = Rows(embeddings, "embeddings")
+    if rows.count < 2:
+        raise InputError("uniformity needs at least two rows.")
+    total = 0.0
+    for start in range(0, rows.count, TILE):
+        block = rows.take(slice(start, start + TILE))
+        total += float(((block @ block.T) * 4 - 4).exp().triu(1).sum())
+        for other in range(start + TILE, rows.count, TILE):
+            products = block @ rows.take(slice(other, other + TILE)).T
+            total += float(products.mul_(4).sub_(4).exp_().sum())
+    # Rounding may lift the mean of equal rows above one by 1e-16.
+    return min(0.0, math.log(total / (rows.count * (rows.count - 1) // 2)))

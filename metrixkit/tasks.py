@@ -1,0 +1,225 @@
+"""Tasks: which evaluation a run is judged by, on which split, under which protocol."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from metrixkit.data.manifest import Manifest
+from metrixkit.errors import InputError, did_you_mean
+from metrixkit.inference import embed_items
+from metrixkit.retrieval import Evaluation, Predictions, alignment, evaluate, predictions, uniformity, utilization
+
+
+@dataclass
+class EvaluationSettings:
+    """How a run is judged.
+
+    Attributes:
+        protocol: ``validation`` holds out training classes and selects on them. ``paper`` trains on all training
+            classes and, as published tables do, looks at the test split after each epoch; the best such epoch is filed
+            as ``oracle/...``, the median of the last ten as ``median10/...``, and neither as ``recall@1``.
+        validation: Share of the training classes held out under ``validation``; 0 holds out none and keeps the last
+            epoch.
+        recall_at: The k of recall@k.
+        metrics: Further metrics: map@r, r_precision, mrr, nmi, ami.
+        distance: Similarity of embeddings.
+        select_by: The metric that selects the best epoch, higher being better.
+        every: Epochs between evaluations.
+        batch_size: Images a forward call.
+        utilization: Also report utilization of the training set, alignment and uniformity at the end.
+        neighbours: Neighbours kept for each query in ``predictions.npz``.
+    """
+
+    protocol: Literal["validation", "paper"] = "validation"
+    validation: float = 0.2
+    recall_at: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    metrics: list[str] = field(default_factory=lambda: ["map@r", "r_precision"])
+    distance: Literal["cosine", "euclidean", "dot"] = "cosine"
+    select_by: str = "recall@1"
+    every: int = 1
+    batch_size: int = 128
+    utilization: bool = True
+    neighbours: int = 10
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Items beside their embeddings, row by row."""
+
+    items: pd.DataFrame
+    vectors: Tensor | np.ndarray
+
+    @property
+    def ids(self) -> list[str]:
+        """The items' ids."""
+        return list(self.items["id"])
+
+    @property
+    def labels(self) -> list[str]:
+        """The items' labels."""
+        return list(self.items["label"])
+
+
+def judge(
+    settings: EvaluationSettings, queries: Embedded, gallery: Embedded | None = None, metrics: list[str] | None = None
+) -> Evaluation:
+    """Evaluate embeddings at hand.
+
+    Args:
+        settings: What to compute.
+        queries: Search `gallery`, or each other.
+        gallery: None where the queries search each other.
+        metrics: Instead of the settings' own.
+    """
+    return evaluate(
+        queries.vectors,
+        queries.labels,
+        gallery=None if gallery is None else gallery.vectors,
+        gallery_labels=None if gallery is None else gallery.labels,
+        query_ids=queries.ids,
+        gallery_ids=None if gallery is None else gallery.ids,
+        recall_at=tuple(settings.recall_at),
+        metrics=tuple(settings.metrics if metrics is None else metrics),
+        distance=settings.distance,
+    )
+
+
+@dataclass
+class Retrieval:
+    """Image retrieval: each item queries the others of its split, or queries search a gallery.
+
+    Attributes:
+        manifest: All splits.
+        transform: Evaluation transform.
+        settings: Protocol and metrics.
+        workers: Processes that decode.
+        decode: How images are read; None for the default.
+        autocast: Context of the forward calls.
+    """
+
+    manifest: Manifest
+    transform: Callable[[Tensor], Tensor]
+    settings: EvaluationSettings
+    workers: int = 0
+    decode: Callable[[Any], Tensor] | None = None
+    autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+    def __post_init__(self) -> None:
+        offered = [f"recall@{k}" for k in self.settings.recall_at] + self.settings.metrics
+        if self.settings.select_by not in offered:
+            raise InputError(
+                f"evaluation.select_by={self.settings.select_by!r} is not "
+                f"computed.{did_you_mean(self.settings.select_by, offered)} "
+                "Add it to evaluation.recall_at or evaluation.metrics."
+            )
+
+    @property
+    def test_split(self) -> str:
+        """``test``, or ``query`` where the data set has queries and a gallery."""
+        return "query" if "query" in self.manifest.splits else "test"
+
+    @property
+    def watched_split(self) -> str | None:
+        """The split that is evaluated after each epoch, or None."""
+        if self.settings.protocol == "paper":
+            return self.test_split
+        return "validation" if "validation" in self.manifest.splits else None
+
+    def embed(self, encoder: nn.Module, split: str) -> Embedded:
+        """Embed the items of a split."""
+        items = self.manifest.part(split).items
+        vectors = embed_items(
+            encoder,
+            items,
+            self.transform,
+            batch_size=self.settings.batch_size,
+            workers=self.workers,
+            decode=self.decode,
+            autocast=self.autocast,
+            title=f"embedding {split}",
+        )
+        return Embedded(items, vectors)
+
+    def evaluate(
+        self, encoder: nn.Module, split: str, recall_only: bool = False
+    ) -> tuple[Evaluation, Embedded, Embedded | None]:
+        """Evaluate a split; ``query`` searches ``gallery``, every other split itself.
+
+        Args:
+            encoder: Any tower.
+            split: A split of the manifest.
+            recall_only: Leave out the metrics that need clustering.
+
+        Returns:
+            The evaluation, the queries, and the gallery (None for a split that searches itself).
+        """
+        queries = self.embed(encoder, split)
+        gallery = self.embed(encoder, "gallery") if split == "query" else None
+        metrics = [m for m in self.settings.metrics if not (recall_only and m in ("nmi", "ami"))]
+        return judge(self.settings, queries, gallery, metrics), queries, gallery
+
+    def watch(self, encoder: nn.Module) -> dict[str, float]:
+        """Evaluate the watched split after an epoch; names carry the split."""
+        if self.watched_split is None:
+            return {}
+        evaluation, _, _ = self.evaluate(encoder, self.watched_split, recall_only=True)
+        prefix = "validation" if self.watched_split == "validation" else "test"
+        return {f"{prefix}/{name}": value for name, value in evaluation.items()}
+
+    @property
+    def selects(self) -> str | None:
+        """Name, among those of :meth:`watch`, that selects the best epoch; None where the last one is kept."""
+        return f"validation/{self.settings.select_by}" if self.watched_split == "validation" else None
+
+    def test(self, encoder: nn.Module) -> tuple[dict[str, float], Evaluation, Predictions]:
+        """Evaluate the test split in full, with the geometry of the embedding and the neighbours of each query.
+
+        Returns:
+            All metrics, the evaluation they come from, and the predictions.
+        """
+        evaluation, queries, gallery = self.evaluate(encoder, self.test_split)
+        metrics = dict(evaluation)
+        if self.settings.utilization and "train" in self.manifest.splits:
+            train = self.embed(encoder, "train")
+            metrics["utilization"] = utilization(queries.vectors, train.vectors)
+            metrics["alignment"] = alignment(queries.vectors, queries.labels)
+            metrics["uniformity"] = uniformity(queries.vectors)
+        found = predictions(
+            queries.vectors,
+            queries.labels,
+            gallery=None if gallery is None else gallery.vectors,
+            gallery_labels=None if gallery is None else gallery.labels,
+            query_ids=queries.ids,
+            gallery_ids=None if gallery is None else gallery.ids,
+            k=self.settings.neighbours,
+            distance=self.settings.distance,
+            evaluation=evaluation,
+        )
+        return metrics, evaluation, found
+
+
+def file_under(protocol: str, history: list[Mapping[str, float]], select_by: str) -> dict[str, float]:
+    """Return what ``protocol=paper`` adds to the last epoch's metrics.
+
+    Args:
+        protocol: ``paper`` or ``validation``.
+        history: Metrics after each epoch, named ``test/...``.
+        select_by: The metric filed.
+
+    Returns:
+        ``oracle/M`` (best test epoch) and ``median10/M`` (median of the last ten); empty for other protocols.
+    """
+    values = [epoch[f"test/{select_by}"] for epoch in history if f"test/{select_by}" in epoch]
+    if protocol != "paper" or not values:
+        return {}
+    return {f"oracle/{select_by}": max(values), f"median10/{select_by}": float(np.median(values[-10:]))}
+
+
+TASKS: dict[str, type] = {"retrieval": Retrieval}

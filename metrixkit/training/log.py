@@ -1,0 +1,87 @@
+"""What a run writes while it goes: ``metrics.jsonl`` always, TensorBoard beside it, lines and a bar for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """Writes a run's numbers; on every process but the first it does nothing.
+
+    Args:
+        folder: The run folder.
+        active: Whether this process writes.
+        tensorboard: Also write event files.
+        keep: Bytes of an earlier ``metrics.jsonl`` to keep; the rest belongs to steps that are done again.
+        step: The step a continued run starts from.
+    """
+
+    def __init__(self, folder: Path, active: bool, tensorboard: bool, keep: int = 0, step: int = 0) -> None:
+        self.active = active
+        self.metrics: TextIO | None = None
+        self.text: TextIO | None = None
+        self.board: Any = None
+        self.bar: tqdm | None = None
+        if not active:
+            return
+        path = folder / "metrics.jsonl"
+        path.touch()
+        with path.open("r+b") as file:
+            file.truncate(min(keep, path.stat().st_size))
+        self.metrics = path.open("a", encoding="utf-8")
+        self.text = (folder / "log.txt").open("a", encoding="utf-8")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+
+    def __enter__(self) -> Self:
+        """Return the log."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the files."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; nothing may be written afterwards."""
+        for sink in (self.metrics, self.text, self.board):
+            if sink is not None:
+                sink.close()
+
+    def numbers(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Write one line of numbers at a step."""
+        if self.metrics is None:
+            return
+        self.metrics.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
+        self.metrics.flush()
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    def say(self, text: str) -> None:
+        """Write a line for people: the terminal and ``log.txt``."""
+        if self.text is None:
+            return
+        self.text.write(text + "\n")
+        self.text.flush()
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def size(self) -> int:
+        """Return the bytes of ``metrics.jsonl`` written so far."""
+        return self.metrics.tell() if self.metrics is not None else 0
+
+    def progress(self, total: int, initial: int, title: str) -> tqdm:
+        """Return a bar over an epoch's steps, silent on other processes and where standard error is no terminal."""
+        quiet = not (self.active and sys.stderr.isatty())
+        return tqdm(total=total, initial=initial, desc=title, disable=quiet, leave=False, dynamic_ncols=True)

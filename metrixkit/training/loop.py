@@ -1,0 +1,240 @@
+"""The training loop. It knows a recipe only by the seam and an evaluation only as a callable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metrixkit.errors import InputError
+from metrixkit.seam import Batch, Method
+from metrixkit.training import checkpoint
+from metrixkit.training.checkpoint import Progress
+from metrixkit.training.log import RunLog
+from metrixkit.training.optim import Rates
+from metrixkit.training.settings import TrainingSettings
+from metrixkit.training.signals import Stopped, StopSignal
+
+
+class Sampler(Protocol):
+    """What the loop asks of a sampler; it yields this process's part of each batch."""
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on at ``{"epoch": e, "position": k}``: the next batch is the k-th of epoch e."""
+        ...
+
+
+class Diverged(InputError):
+    """The loss is not finite: the message names the step, the ids of the batch and the last good checkpoint."""
+
+
+@dataclass
+class Trainer:
+    """One training run, from the progress it was left at to its last epoch.
+
+    Attributes:
+        method: The recipe, unwrapped: its state is what checkpoints hold.
+        wrapped: The same recipe as Fabric set it up; called once a step.
+        optimizer: As Fabric set it up.
+        rates: Sets the learning rates from the progress.
+        loader: Yields this process's batches in the sampler's order.
+        sampler: Shared with the loader.
+        fabric: Devices, precision and processes.
+        settings: Of the loop.
+        checkpoints: Folder of ``last.pt`` and ``best.pt``.
+        log: Where numbers go.
+        evaluate: Called after each evaluated epoch; returns metrics, the same on every process.
+        select_by: Name of the metric (higher is better) that selects ``best.pt``, or None to keep the last.
+        evaluate_every: Epochs between evaluations.
+        embed: Training embeddings for :meth:`Method.before_epoch`.
+    """
+
+    method: Method
+    wrapped: nn.Module
+    optimizer: Optimizer
+    rates: Rates
+    loader: Iterable[Batch]
+    sampler: Sampler
+    fabric: Fabric
+    settings: TrainingSettings
+    checkpoints: Path
+    log: RunLog
+    evaluate: Callable[[], dict[str, float]]
+    select_by: str | None
+    evaluate_every: int
+    embed: Callable[[], Tensor]
+
+    def run(self, progress: Progress) -> Progress:
+        """Train to the last epoch.
+
+        Raises:
+            Diverged: The loss became NaN or infinite.
+            Stopped: SIGTERM arrived; the state is saved.
+        """
+        if self.settings.accumulate > 1 and self.method.needs().batch_coupled and not self.settings.accumulate_coupled:
+            raise InputError(
+                f"training.accumulate={self.settings.accumulate}: this loss couples the rows of a batch, so gradients "
+                "summed over small batches "
+                "are another loss than one large batch. Set training.accumulate_coupled=true if that is what you want."
+            )
+        with StopSignal() as stop:
+            if progress.step == 0:
+                self.save(progress)
+            while progress.epoch < self.settings.epochs:
+                self.epoch(progress, stop)
+        return progress
+
+    def epoch(self, progress: Progress, stop: StopSignal) -> None:
+        """Train one epoch from its position on, then evaluate and save."""
+        module = self.raw
+        epoch, steps = progress.epoch, len(self.sampler)
+        if progress.position == 0:
+            plan = self.method.before_epoch(epoch, self.embed)
+            if plan.logs:
+                self.log.numbers(progress.step, epoch, plan.logs)
+        self.sampler.load_state_dict({"epoch": epoch, "position": progress.position})
+        module.train()
+        started = time.perf_counter()
+        with self.log.progress(steps, progress.position, f"epoch {epoch + 1}/{self.settings.epochs}") as bar:
+            for batch in self.loader:
+                value = self.step(batch, progress, steps)
+                bar.update()
+                bar.set_postfix(loss=f"{value:.4g}")
+                wanted = self.settings.checkpoint_every and progress.step % self.settings.checkpoint_every == 0
+                stopping = stop.agreed(self.fabric.device)
+                if stopping or wanted:
+                    now = time.perf_counter()
+                    progress.seconds, started = progress.seconds + now - started, now
+                    self.save(progress)
+                if stopping:
+                    self.log.say(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
+                    raise Stopped(143)
+        progress.seconds += time.perf_counter() - started
+        mean = progress.loss_sum / max(steps, 1)
+        progress.epoch, progress.position, progress.loss_sum = epoch + 1, 0, 0.0
+        last = progress.epoch == self.settings.epochs
+        metrics = self.evaluate() if last or progress.epoch % self.evaluate_every == 0 else {}
+        self.finish_epoch(progress, mean, metrics)
+
+    def step(self, batch: Batch, progress: Progress, steps: int) -> float:
+        """Do one forward and backward pass, and an update where accumulation is complete; return the loss."""
+        rates = self.rates.set(progress.epoch + progress.position / steps)
+        accumulate = self.settings.accumulate
+        update = (progress.position + 1) % accumulate == 0 or progress.position + 1 == steps
+        with self.fabric.no_backward_sync(self.wrapped, enabled=not update):  # type: ignore[arg-type]
+            output = self.wrapped(batch.to(self.fabric.device))
+            loss = output.losses["total"]
+            value = float(loss.detach())
+            if not torch.isfinite(loss.detach()):
+                raise Diverged(self.divergence(value, batch, progress))
+            self.fabric.backward(loss / accumulate)
+        norm = self.clip() if update else None
+        if update:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.method.after_step(progress.step)
+        progress.step += 1
+        progress.position += 1
+        progress.loss_sum += value
+        if progress.step % self.settings.log_every == 0 or progress.step == 1:
+            values = {f"loss/{name}": float(part.detach()) for name, part in output.losses.items()}
+            values |= {f"lr/{name}": rate for name, rate in rates.items()} | output.logs
+            if norm is not None:
+                values["gradient_norm"] = norm
+            self.log.numbers(progress.step, progress.epoch + progress.position / steps, values)
+        return value
+
+    def clip(self) -> float | None:
+        """Limit the gradient as the settings say; return its norm before, where it was computed."""
+        norm = None
+        if self.settings.clip_norm is not None:
+            norm = float(self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.clip_norm))  # type: ignore[arg-type]
+        if self.settings.clip_value is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, clip_val=self.settings.clip_value)  # type: ignore[arg-type]
+        return norm
+
+    def finish_epoch(self, progress: Progress, loss: float, metrics: dict[str, float]) -> None:
+        """Log an epoch, keep the best weights, save."""
+        words = [f"epoch {progress.epoch}/{self.settings.epochs}", f"loss {loss:.4f}"]
+        if metrics:
+            progress.history.append({"epoch": progress.epoch, **metrics})
+            self.log.numbers(progress.step, progress.epoch, metrics)
+            words += [
+                f"{name} {100 * value:.1f}" for name, value in metrics.items() if name.endswith(("recall@1", "map@r"))
+            ]
+            if self.select_by is not None:
+                score = metrics[self.select_by]
+                if progress.best is None or score > progress.best:
+                    progress.best, progress.best_epoch = score, progress.epoch
+                    if self.fabric.is_global_zero:
+                        checkpoint.write(self.checkpoints / "best.pt", self.raw.state_dict())
+                    words.append("(best)")
+        self.log.say("  ".join(words))
+        self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Write ``last.pt`` on the first process."""
+        progress.log_size = self.log.size()
+        if self.fabric.is_global_zero:
+            checkpoint.save(self.checkpoints / "last.pt", self.raw, self.optimizer, progress)
+
+    @property
+    def raw(self) -> nn.Module:
+        """The method as the module it is."""
+        return self.method  # type: ignore[return-value]
+
+    def divergence(self, value: float, batch: Batch, progress: Progress) -> str:
+        """Return what a user needs to find the cause of a loss that is not finite."""
+        ids = ", ".join(batch.ids[:8]) + (f", ... ({len(batch.ids)} in all)" if len(batch.ids) > 8 else "")
+        return (
+            f"the loss is {value} at step {progress.step} (epoch {progress.epoch + 1}); ids of the batch: {ids}. "
+            f"The last good checkpoint is {self.checkpoints / 'last.pt'}. Lower optimizer.lr, set training.clip_norm, "
+            "or look at these items."
+        )
+
+
+def make_fabric(settings: TrainingSettings) -> Fabric:
+    """Return Fabric for the settings; under torchrun its environment says how many processes there are.
+
+    Raises:
+        InputError: The accelerator is not there.
+    """
+    import os
+
+    from lightning_fabric.strategies import DDPStrategy
+
+    accelerator = settings.accelerator
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.accelerator=cuda, but torch sees no CUDA device. Use training.accelerator=auto.")
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    devices: Any = settings.devices
+    nodes = 1
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    elif devices == "auto":
+        devices = max(torch.cuda.device_count(), 1) if accelerator == "cuda" else 1
+    many = int(devices) * nodes > 1
+    if settings.sync_batch_norm and accelerator == "cpu":
+        raise InputError(
+            "training.sync_batch_norm needs accelerators; on processors use model.freeze_batch_norm=true or one "
+            "process."
+        )
+    precision: Any = "bf16-mixed" if settings.precision == "bf16" else "32-true"
+    # Buffers stay each process's own: broadcasting them would overwrite queues and moving averages mid-step.
+    strategy: Any = DDPStrategy(broadcast_buffers=False) if many else "auto"
+    return Fabric(
+        accelerator=accelerator, devices=int(devices), num_nodes=nodes, strategy=strategy, precision=precision
+    )

@@ -1,0 +1,156 @@
+"""The run folder: who may write into it, and what identifies a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metrixkit.errors import InputError
+
+# May differ between a run and its continuation: they change neither the numbers nor their order.
+FREE_ON_RESUME = (
+    "loader.",
+    "training.tensorboard",
+    "training.log_every",
+    "training.checkpoint_every",
+)
+PACKAGES = (
+    "metrixkit",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "numpy",
+    "scikit-learn",
+    "pytorch-metric-learning",
+    "faiss-cpu",
+)
+
+
+class RunFolder:
+    """A run's files: config, checkpoints, model, numbers, results, pictures, log."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of ``last.pt`` and ``best.pt``."""
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        """The result file; a run is finished when it exists."""
+        return self.path / "results.json"
+
+    def open(self, config: Mapping[str, Any], resume: bool) -> None:
+        """Make the folder, or accept the one that a killed run left.
+
+        Raises:
+            InputError: A finished run, an unfinished one without `resume`, another config, or no right to write.
+        """
+        last = self.checkpoints / "last.pt"
+        if self.results.exists():
+            raise InputError(
+                f"{self.path} holds a finished run. Two ways on: --run OTHER_FOLDER for a new one, or delete that "
+                "folder to run it again."
+            )
+        if last.exists() and not resume:
+            raise InputError(
+                f"{self.path} holds an unfinished run. Two ways on: --resume to continue it, or --run OTHER_FOLDER "
+                "for a new one."
+            )
+        if resume and last.exists():
+            self._same(config)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"cannot write the run folder {self.path}: {error.strerror}. Choose another with --run DIR."
+            ) from error
+
+    def _same(self, config: Mapping[str, Any]) -> None:
+        import yaml
+
+        saved = self.path / "config.yaml"
+        if not saved.exists():
+            return
+        before, now = flatten(yaml.safe_load(saved.read_text(encoding="utf-8"))), flatten(config)
+        changed = [
+            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
+        ]
+        if changed:
+            raise InputError(
+                f"--resume: the settings differ from those of {self.path}: {'; '.join(changed)}. Give the old ones, "
+                "or start anew with --run OTHER_FOLDER."
+            )
+
+
+def flatten(config: Any, path: str = "") -> dict[str, Any]:
+    """Return a nested mapping as dotted path to value."""
+    if not isinstance(config, Mapping) or not config:
+        return {path: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{path}.{key}" if path else str(key)))
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages a number can depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment(device: torch.device, world_size: int) -> dict[str, Any]:
+    """Return what a reader needs to repeat a run: versions, machine, devices and the command."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.processor() or platform.machine()}",
+        "processes": world_size,
+        "threads": torch.get_num_threads(),
+        "command": command(),
+    }
+
+
+def command() -> str:
+    """Return the command line of this process as a user would type it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    start = f"python -m {spec.name.removesuffix('.__main__')}" if spec else " ".join(["python", sys.argv[0]])
+    return " ".join([start, *sys.argv[1:]])
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a half."""
+    temporary = path.with_suffix(path.suffix + ".part")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")

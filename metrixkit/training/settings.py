@@ -1,0 +1,45 @@
+"""How long, how precise, on what: the settings of the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class TrainingSettings:
+    """Settings of the training loop.
+
+    Attributes:
+        epochs: Passes over the training split.
+        warmup_epochs: First epochs in which only the head and the proxies move (the others at rate zero).
+        clip_value: Limit on each gradient entry, or null.
+        clip_norm: Limit on the norm of the whole gradient, or null.
+        precision: ``32`` or ``bf16`` (autocast; losses and evaluation stay in float32).
+        devices: Number of processes on this machine, or ``auto`` for all accelerators (one on a processor). Under
+            torchrun its environment decides.
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+        accumulate: Steps whose gradients are summed before an update.
+        accumulate_coupled: Allow that for a loss that couples the rows of a batch, where it is another loss than one
+            large batch.
+        checkpoint_every: Steps between checkpoints; null for one an epoch.
+        sync_batch_norm: Batch statistics over all processes (accelerators only).
+        compile: Compile the model with torch.compile.
+        tensorboard: Write TensorBoard event files beside ``metrics.jsonl``.
+        log_every: Steps between lines of the step log.
+    """
+
+    epochs: int = 10
+    warmup_epochs: int = 0
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    precision: Literal["32", "bf16"] = "32"
+    devices: int | str = "auto"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accumulate: int = 1
+    accumulate_coupled: bool = False
+    checkpoint_every: int | None = None
+    sync_batch_norm: bool = False
+    compile: bool = False
+    tensorboard: bool = True
+    log_every: int = 10

@@ -1,0 +1,290 @@
+"""The loop alone, on a recipe of ten lines: resuming, stopping, divergence, accumulation, rates, selection."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from metrixkit.errors import InputError
+from metrixkit.seam import Batch, EpochPlan, Group, Method, Needs, Output
+from metrixkit.training import checkpoint
+from metrixkit.training.checkpoint import Progress
+from metrixkit.training.log import RunLog
+from metrixkit.training.loop import Diverged, Trainer
+from metrixkit.training.optim import Rates, adam, parameter_dicts
+from metrixkit.training.schedule import Constant
+from metrixkit.training.settings import TrainingSettings
+from metrixkit.training.signals import Stopped
+
+STEPS = 5
+
+
+LOGS: list[RunLog] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_logs() -> Iterator[None]:
+    yield
+    while LOGS:
+        LOGS.pop().close()
+
+
+class Toy(nn.Module):
+    """Fits noise with dropout, so that the generator's state matters."""
+
+    def __init__(self, coupled: bool = True) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.coupled, self.poison, self.seen = coupled, -1, 0
+
+    def needs(self) -> Needs:
+        return Needs(batch_coupled=self.coupled)
+
+    def forward(self, batch: Batch) -> Output:
+        x = batch.modalities["x"]
+        loss = self.head(self.drop(self.norm(self.trunk(x)))).square().mean()
+        if self.seen == self.poison:
+            loss = loss * float("nan")
+        self.seen += 1
+        return Output({"total": loss}, {"own/number": 1.0})
+
+    def encoders(self) -> dict[str, nn.Module]:
+        return {"image": self.trunk}
+
+    def parameter_groups(self) -> list[Group]:
+        return [
+            Group("backbone", [*self.trunk.parameters(), *self.norm.parameters()]),
+            Group("head", list(self.head.parameters()), lr_scale=10, warm=True),
+        ]
+
+    def before_epoch(self, epoch: int, embed: object) -> EpochPlan:
+        return EpochPlan()
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+class Order:
+    """A sampler whose batch k of epoch e is a fixed function of both."""
+
+    def __init__(self) -> None:
+        self.epoch = self.position = 0
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for k in range(self.position, STEPS):
+            x = torch.randn(6, 4, generator=torch.Generator().manual_seed(100 * self.epoch + k))
+            yield Batch(ids=[f"{self.epoch}/{k}/{i}" for i in range(6)], modalities={"x": x})
+
+
+def trainer(folder: Path, scores: list[float] | None = None, coupled: bool = True, keep: int = 0, **settings: object) -> tuple[Trainer, Toy]:
+    torch.manual_seed(0)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    method, order = Toy(coupled), Order()
+    options = TrainingSettings(**{"epochs": 3, "tensorboard": False, "log_every": 1, **settings})  # type: ignore[arg-type]
+    groups = method.parameter_groups()
+    optimizer = adam(parameter_dicts(groups, list(method.parameters())), lr=0.01)
+    rates = Rates(optimizer, groups, Constant(), options.epochs, options.warmup_epochs)
+    wrapped, optimizer = fabric.setup(method, optimizer)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    queue = list(scores or [0.1, 0.3, 0.2])
+    made = Trainer(
+        method=method, wrapped=wrapped, optimizer=optimizer, rates=rates, loader=order, sampler=order, fabric=fabric,
+        settings=options, checkpoints=folder / "checkpoints", log=RunLog(folder, True, options.tensorboard, keep),
+        evaluate=lambda: {"validation/recall@1": queue.pop(0)}, select_by="validation/recall@1", evaluate_every=1,
+        embed=lambda: torch.zeros(1),
+    )  # fmt: skip
+    LOGS.append(made.log)
+    return made, method
+
+
+def weights(method: nn.Module) -> list[Tensor]:
+    return [t.clone() for t in method.state_dict().values()]
+
+
+def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_toy_fulfils_the_seam() -> None:
+    assert isinstance(Toy(), Method)
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 5, 6, 11, 14])
+def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int) -> None:
+    whole, method = trainer(tmp_path / "whole")
+    whole.run(Progress())
+    whole.log.close()
+
+    class Killed(Exception):
+        pass
+
+    first, broken = trainer(tmp_path / "cut", checkpoint_every=2)
+    genuine = first.step
+
+    def dies(batch: Batch, progress: Progress, steps: int) -> float:
+        if progress.step == killed_at:
+            raise Killed
+        return genuine(batch, progress, steps)
+
+    first.step = dies  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        first.run(Progress())
+    first.log.close()
+    last = tmp_path / "cut/checkpoints/last.pt"
+    keep = torch.load(last, weights_only=True)["progress"]["log_size"]
+    second, resumed = trainer(tmp_path / "cut", checkpoint_every=2, keep=keep)
+    torch.manual_seed(99)  # a resumed process starts with another generator state
+    progress = checkpoint.load(last, resumed, second.optimizer, torch.device("cpu"))
+    assert progress.step <= killed_at
+    second.evaluate = lambda: {"validation/recall@1": [0.1, 0.3, 0.2][len(progress.history)]}
+    second.run(progress)
+    second.log.close()
+    assert equal(weights(method), weights(resumed))
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert lines[0] == lines[1]
+
+
+def test_different_seeds_differ(tmp_path: Path) -> None:
+    """The comparison above can fail: another generator state gives other weights."""
+    a, first = trainer(tmp_path / "a")
+    b, second = trainer(tmp_path / "b")
+    torch.manual_seed(1)
+    a.run(Progress())
+    torch.manual_seed(2)
+    b.run(Progress())
+    assert not equal(weights(first), weights(second))
+
+
+def test_best_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path)
+    progress = made.run(Progress())
+    assert (progress.best, progress.best_epoch, progress.step) == (0.3, 2, 3 * STEPS)
+    best = torch.load(tmp_path / "checkpoints/best.pt", weights_only=True)
+    last = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["method"]
+    assert any(not torch.equal(best[k], last[k]) for k in best)
+
+
+def test_nan_names_step_ids_and_the_last_good_checkpoint(tmp_path: Path) -> None:
+    made, method = trainer(tmp_path, checkpoint_every=1)
+    method.poison = 7
+    with pytest.raises(Diverged) as caught:
+        made.run(Progress())
+    for word in ("nan", "step 7", "epoch 2", "1/2/0", "last.pt"):
+        assert word in str(caught.value)
+    state = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)
+    assert state["progress"]["step"] == 7
+    assert all(torch.isfinite(t).all() for t in state["method"].values())
+
+
+def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path: Path) -> None:
+    made, method = trainer(tmp_path)
+    made.save(Progress())
+    with torch.no_grad():
+        method.head.weight.fill_(float("inf"))
+    with pytest.raises(InputError, match=r"head.weight is not finite"):
+        made.save(Progress(step=3))
+    assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["progress"]["step"] == 0
+
+
+def test_sigterm_saves_and_exits(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path)
+    genuine = made.step
+
+    def asks(batch: Batch, progress: Progress, steps: int) -> float:
+        if progress.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return genuine(batch, progress, steps)
+
+    made.step = asks  # type: ignore[method-assign]
+    with pytest.raises(Stopped) as caught:
+        made.run(Progress())
+    assert caught.value.code == 143
+    saved = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["progress"]
+    assert (saved["step"], saved["epoch"], saved["position"]) == (7, 1, 2)
+
+
+def test_accumulation_is_refused_for_coupled_losses_unless_asked(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path / "a", accumulate=2)
+    with pytest.raises(InputError, match=r"accumulate=2.*accumulate_coupled=true"):
+        made.run(Progress())
+    for folder, options in (("b", {"accumulate_coupled": True}), ("c", {"coupled": False})):
+        made, _ = trainer(tmp_path / folder, accumulate=2, epochs=1, **options)
+        assert made.run(Progress()).step == STEPS
+
+
+def test_accumulated_gradient_is_the_mean_over_the_micro_batches(tmp_path: Path) -> None:
+    made, method = trainer(tmp_path, accumulate=STEPS, accumulate_coupled=True, epochs=1)
+    method.drop.p, method.norm.training = 0.0, False
+    gradients = []
+    made.clip = lambda: gradients.append(method.head.weight.grad.clone())  # type: ignore[method-assign, assignment, union-attr]
+    fresh = Toy()
+    fresh.load_state_dict(method.state_dict())
+    fresh.drop.p = 0.0
+    fresh.train()
+    torch.stack([fresh(b).losses["total"] for b in Order()]).mean().backward()
+    made.run(Progress())
+    assert torch.allclose(gradients[0], fresh.head.weight.grad, atol=1e-7)
+
+
+def test_warm_up_moves_only_the_warm_groups(tmp_path: Path) -> None:
+    made, method = trainer(tmp_path, epochs=2, warmup_epochs=1)
+    trunk, head = method.trunk.weight.clone(), method.head.weight.clone()
+    progress = Progress()
+    from metrixkit.training.signals import StopSignal
+
+    made.epoch(progress, StopSignal())
+    assert torch.equal(trunk, method.trunk.weight)
+    assert not torch.equal(head, method.head.weight)
+    made.epoch(progress, StopSignal())
+    assert not torch.equal(trunk, method.trunk.weight)
+
+
+def test_rates_are_logged_with_their_scale(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path, epochs=1)
+    made.run(Progress())
+    made.log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["lr/backbone"] == pytest.approx(0.01)
+    assert lines[0]["lr/head"] == pytest.approx(0.1)
+    assert lines[0]["own/number"] == 1.0
+    assert lines[-1]["validation/recall@1"] == 0.1
+
+
+@pytest.mark.parametrize(("option", "value"), [("clip_norm", 1e-6), ("clip_value", 1e-8)])
+def test_clipping_limits_the_gradient(tmp_path: Path, option: str, value: float) -> None:
+    made, method = trainer(tmp_path, epochs=1, **{option: value})
+    genuine, seen = made.clip, []
+
+    def looks() -> float | None:
+        norm = genuine()
+        seen.append(max(float(p.grad.abs().max()) for p in method.parameters() if p.grad is not None))
+        return norm
+
+    made.clip = looks  # type: ignore[method-assign]
+    made.run(Progress())
+    assert max(seen) <= value * 1.001
+
+
+def test_parameters_must_stand_in_exactly_one_group() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(InputError, match="exactly one group"):
+        parameter_dicts([Group("a", [layer.weight])], list(layer.parameters()))
+    with pytest.raises(InputError, match="exactly one group"):
+        parameter_dicts([Group("a", list(layer.parameters())), Group("b", [layer.bias])], list(layer.parameters()))
+    with pytest.raises(InputError, match="nothing is trainable"):
+        parameter_dicts([], [])

@@ -71,7 +71,9 @@ def make_task(
         manifest,
         eval_transform(transform, size),
         configs.settings(config, "evaluation"),
-        workers=default_workers() if loader.workers is None else loader.workers,
+        workers=default_workers(1 if fabric is None else fabric.world_size)
+        if loader.workers is None
+        else loader.workers,
         decode=make_decode(config, eval_transform_config(transform, size)["resize"]),
         **options,
     )
@@ -195,7 +197,7 @@ def train(config: Mapping[str, Any], path: str | Path, resume: bool = False) -> 
             metrics, _, _ = job.task.test(job.model)
             progress.before = metrics
             run_log.say("before training, on the test split:\n" + format_table(metrics))
-            run_log.numbers(0, 0, {f"before/{name}": value for name, value in metrics.items()})
+            run_log.numbers(0, 0, job.task.watch(job.model))
         progress = Trainer(fabric=fabric, log=run_log, **job.trainer_parts).run(progress)
         results = finish(job, folder, progress, run_log, time.perf_counter() - started)
     fabric.barrier()

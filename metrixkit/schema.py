@@ -94,7 +94,9 @@ def describe(annotation: Any) -> str:
         return f"a list, each {describe(arguments[0])}" if arguments else "a list"
     if origin in (dict, Mapping) or annotation is dict:
         return "a mapping"
-    return "settings" if dataclasses.is_dataclass(annotation) else getattr(annotation, "__name__", str(annotation))
+    if dataclasses.is_dataclass(annotation):
+        return "settings"
+    return "a name, or settings with a name" if inspect.isclass(annotation) else str(annotation)
 
 
 def check_value(value: Any, annotation: Any, path: str) -> Any:

@@ -61,10 +61,16 @@ class Batch:
 
 @dataclass
 class Output:
-    """What one forward call answers: ``losses["total"]`` is minimised, the rest is logged."""
+    """What one forward call answers.
+
+    Attributes:
+        losses: ``"total"`` is minimised, the rest is logged.
+        logs: Called on the steps that are logged, after the backward pass and before the update, so that a number that
+            costs something (or waits for the device) costs it there only.
+    """
 
     losses: dict[str, Tensor]
-    logs: dict[str, float] = field(default_factory=dict)
+    logs: Callable[[], dict[str, float]] = dict
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,7 +15,8 @@ class MetricLearning(nn.Module):
 
     Args:
         model: Encoder of (B, 3, H, W) images to (B, d) embeddings; answers ``parameter_groups()``.
-        loss: ``loss(embeddings, labels)`` answers a scalar. It may hold proxies, and may answer ``logs()``.
+        loss: ``loss(embeddings, labels)`` answers a scalar. It may hold proxies, and may
+            answer ``logs()`` and ``gradient_ratio(embeddings, labels)``, which are written on logged steps.
         proxy_lr: Factor on the base rate for the loss's own parameters (100 in the proxy-anchor recipe).
         proxy_weight_decay: Weight decay of those; null takes the optimiser's.
     """
@@ -38,9 +38,19 @@ class MetricLearning(nn.Module):
         """Return the loss of a batch; in several processes, that of all their rows together."""
         embeddings = gather(self.model(batch.views[0]).float())
         assert batch.labels is not None  # the loop brings what needs() asks for
-        total = self.loss(embeddings, gather(batch.labels))
-        logs: dict[str, Any] = self.loss.logs() if hasattr(self.loss, "logs") else {}
-        return Output(losses={"total": total}, logs=logs)
+        labels = gather(batch.labels)
+        total = self.loss(embeddings, labels)
+        return Output({"total": total}, lambda: self._logs(embeddings.detach(), labels))
+
+    def _logs(self, embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return what the loss tells of its last step; of a mixed one also how its gradient compares to the clean."""
+        logs = {
+            f"loss/{name}" if name != "lambda" else name: value
+            for name, value in getattr(self.loss, "logs", dict)().items()
+        }
+        if hasattr(self.loss, "gradient_ratio"):
+            logs["gradient_ratio/mixed_to_clean"] = self.loss.gradient_ratio(embeddings, labels)
+        return logs
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the one image tower."""

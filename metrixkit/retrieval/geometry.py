@@ -32,7 +32,7 @@ def utilization(queries: Any, training: Any) -> float:
     Raises:
         InputError: NaN, infinite or zero rows; unequal dimensions; empty input.
 
-    Source: It Takes Two to Tango: Mixup for Deep Metric Learning (ICLR 2022), section 3.5.
+    Source: It Takes Two to Tango: Mixup for Deep Metric Learning (ICLR 2022).
     """
     tests = Rows(queries, "queries")
     known = Rows(training, "training", device=tests.device)
@@ -65,7 +65,7 @@ def alignment(embeddings: Any, labels: Any) -> float:
         InputError: Bad rows, wrong counts, or no class with two items.
 
     Source: Wang and Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-        Hypersphere (ICML 2020), section 4.1, exponent 2.
+        Hypersphere (ICML 2020), alignment with exponent 2.
     """
     rows = Rows(embeddings, "embeddings")
     values = read_labels(labels, "labels")
@@ -109,7 +109,7 @@ def uniformity(embeddings: Any) -> float:
     Raises:
         InputError: Bad rows or fewer than two.
 
-    Source: Wang and Isola (ICML 2020), section 4.2, t = 2.
+    Source: Wang and Isola (ICML 2020), uniformity with t = 2.
     """
     rows = Rows(embeddings, "embeddings")
     if rows.count < 2:

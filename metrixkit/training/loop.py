@@ -139,6 +139,8 @@ class Trainer:
             if not torch.isfinite(loss.detach()):
                 raise Diverged(self.divergence(value, batch, progress))
             self.fabric.backward(loss / accumulate)
+        logged = (progress.step + 1) % self.settings.log_every == 0 or progress.step == 0
+        own = output.logs() if logged and self.log.active else {}
         norm = self.clip() if update else None
         if update:
             self.optimizer.step()
@@ -147,9 +149,9 @@ class Trainer:
         progress.step += 1
         progress.position += 1
         progress.loss_sum += value
-        if progress.step % self.settings.log_every == 0 or progress.step == 1:
+        if logged:
             values = {f"loss/{name}": float(part.detach()) for name, part in output.losses.items()}
-            values |= {f"lr/{name}": rate for name, rate in rates.items()} | output.logs
+            values |= {f"lr/{name}": rate for name, rate in rates.items()} | own
             if norm is not None:
                 values["gradient_norm"] = norm
             self.log.numbers(progress.step, progress.epoch + progress.position / steps, values)

@@ -95,7 +95,9 @@ def test_overlapping_ids_leave_the_gallery(small_tiles, kind, distance, precisio
     everything, labels = difficult(rng, 60, 3, kind), rng.integers(0, 7, size=60)
     queries, gallery = np.arange(0, 35), rng.permutation(np.arange(20, 60))  # 20..34 are both
     own = [int(np.flatnonzero(gallery == q)[0]) if q in gallery else -1 for q in queries]
-    expected, firsts = naive(everything[queries], labels[queries], everything[gallery], labels[gallery], own, (1, 3), distance)
+    expected, firsts = naive(
+        everything[queries], labels[queries], everything[gallery], labels[gallery], own, (1, 3), distance
+    )
     result = evaluate(
         everything[queries],
         [f"class {c}" for c in labels[queries]],
@@ -134,11 +136,12 @@ def test_collapsed_model_scores_zero():
 
 
 def test_duplicates_of_other_ids_stay_in_the_gallery():
-    # Dropping "column 0" would drop the twin or the query by chance and count the query itself as found.
+    # The first two are twins of different classes. Dropping "column 0" would drop one or the other by chance.
     rows = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    result = evaluate(rows, ["a", "b", "a", "b"], recall_at=(1, 2, 3))
-    assert result["recall@1"] == 0.25  # only the last one's nearest, (0, 1)... is of the other class; see ranks
-    assert result.per_query["rank"].tolist() == [3, 2, 2, 1] or result.per_query["rank"].tolist() == [3, 2, 2, 2]
+    result = evaluate(rows, ["a", "b", "a", "b"], recall_at=(1, 2))
+    assert result.per_query["rank"].tolist() == [3, 2, 3, 3]
+    assert result.per_query["rank_optimistic"].tolist() == [3, 2, 2, 2]
+    assert (result["recall@1"], result["recall@2"], result["recall@2/optimistic"]) == (0.0, 0.25, 0.75)
 
 
 def test_perfect_ranking_with_negative_cosines_is_perfect():
@@ -168,8 +171,8 @@ def test_permutation_changes_nothing():
 def test_long_equal_rows_are_still_equal(distance):
     # Dots of rows of length 1e4 carry rounding far above 1e-12.
     rng = np.random.default_rng(7)
-    rows = np.repeat(1e4 * rng.normal(size=(1, 96)), 40, axis=0)
-    result = evaluate(rows, np.arange(40) // 2, recall_at=(1,), metrics=(), distance=distance)
+    rows = np.repeat(1e4 * rng.normal(size=(1, 1037)), 203, axis=0)
+    result = evaluate(rows, np.arange(203) // 3, recall_at=(1,), metrics=(), distance=distance)
     assert result["recall@1"] == 0.0
 
 
@@ -180,25 +183,31 @@ def test_input_kinds_agree(tmp_path):
     mapped[:] = rows
     expected = dict(evaluate(rows, labels))
     for given in (torch.from_numpy(rows).requires_grad_(), mapped, rows.tolist(), rows.astype(">f4"), rows[:, ::-1]):
-        for names in (labels, torch.from_numpy(labels), labels.tolist(), [str(c) for c in labels], labels.astype(float)):
+        for names in (
+            labels,
+            torch.from_numpy(labels),
+            labels.tolist(),
+            [str(c) for c in labels],
+            labels.astype(float),
+        ):
             assert dict(evaluate(given, names)) == pytest.approx(expected, abs=1e-14)
 
 
 def test_agrees_with_pytorch_metric_learning_without_ties():
+    from pytorch_metric_learning.distances import CosineSimilarity
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
     from pytorch_metric_learning.utils.inference import CustomKNN
-    from pytorch_metric_learning.distances import CosineSimilarity
 
     rng = np.random.default_rng(9)
     labels = rng.integers(0, 10, size=150)
     rows = rng.normal(size=(10, 16))[labels] + 1.5 * rng.normal(size=(150, 16))
     peer = AccuracyCalculator(
-        include=("precision_at_1", "r_precision", "mean_average_precision_at_r", "mean_reciprocal_rank"),
+        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
         k="max_bin_count",
         knn_func=CustomKNN(CosineSimilarity()),
     )
     theirs = peer.get_accuracy(torch.from_numpy(rows), torch.from_numpy(labels))
-    ours = evaluate(rows, labels, metrics=("map@r", "r_precision"))
+    ours = evaluate(rows, labels)
     assert ours["recall@1"] == pytest.approx(theirs["precision_at_1"], abs=1e-12)
     assert ours["map@r"] == pytest.approx(theirs["mean_average_precision_at_r"], abs=1e-12)
     assert ours["r_precision"] == pytest.approx(theirs["r_precision"], abs=1e-12)
@@ -212,6 +221,33 @@ def test_screen_agrees_with_float64_on_many_tiles():
     exact, screened = evaluate(rows, labels, precision="float64"), evaluate(rows, labels, precision="float32")
     assert dict(exact) == dict(screened)
     assert exact.per_query.equals(screened.per_query)
+
+
+def test_ranks_survive_any_screen_error_within_the_bound(monkeypatch, small_tiles):
+    rng = np.random.default_rng(12)
+    labels = rng.integers(0, 15, size=120)
+    rows = np.ones((1, 512)) + 1e-2 * rng.normal(size=(120, 512))  # cosines differ by about the error
+    exact = evaluate(rows, labels, precision="float64")
+    product = ranks.screen_product
+
+    def off(queries, gallery):
+        right = product(queries, gallery)
+        signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=right.shape)).float()
+        return right + signs * (512 * 2.0**-24)
+
+    monkeypatch.setattr(ranks, "screen_product", off)
+    screened = evaluate(rows, labels, precision="float32")
+    assert exact.per_query.equals(screened.per_query)
+
+
+def test_screen_error_is_a_bound():
+    rng = np.random.default_rng(13)
+    for dim in (3, 512, 20_000):
+        rows = torch.from_numpy(np.abs(rng.normal(size=(30, dim))) + 1)
+        rows /= rows.norm(dim=1, keepdim=True)
+        error = (ranks.screen_product(rows, rows).double() - rows @ rows.T).abs().max()
+        assert 0 < error < ranks.screen_error(dim)
+        assert ranks.screen_error(dim) > dim * 2.0**-24
 
 
 def test_the_screen_does_not_follow_torch_switches():

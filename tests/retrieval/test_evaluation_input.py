@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval import evaluate, nmi_ami
+from metrixkit.retrieval import evaluate, evaluation, nmi_ami
 
 ROWS = np.random.default_rng(0).normal(size=(6, 3))
 LABELS = ["a", "a", "b", "b", "c", "c"]
 
 
-@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite"), (0.0, "zero")])
+@pytest.mark.parametrize(
+    ("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite"), (0.0, "zero")]
+)
 def test_bad_rows_name_the_first(value, word):
     rows = ROWS.copy()
     rows[2], rows[4] = value, value
@@ -43,7 +45,7 @@ def test_zero_rows_are_fine_where_length_does_not_matter():
         ({"query_labels": ["a", None, "b", "b", "c", "c"]}, "query_labels: the value at position 1 is missing"),
         ({"query_labels": np.array([0.5] * 6)}, "query_labels: expected integers or strings"),
         ({"query_labels": list("abcdef")}, "no query has a relevant item"),
-        ({"gallery": ROWS}, "a gallery was given without gallery_labels"),
+        ({"gallery": ROWS.copy()}, "a gallery was given without gallery_labels"),
         ({"gallery": ROWS, "gallery_labels": LABELS}, "every query would find itself"),
         ({"gallery_labels": LABELS}, "gallery_labels were given without a gallery"),
         ({"gallery_ids": LABELS}, "gallery_ids were given without a gallery"),
@@ -62,7 +64,7 @@ def test_zero_rows_are_fine_where_length_does_not_matter():
 )
 def test_bad_input_is_explained(arguments, message):
     with pytest.raises(InputError, match=message):
-        evaluate(**({"queries": ROWS, "query_labels": LABELS} | arguments))
+        evaluate(**({"queries": ROWS, "query_labels": LABELS, "recall_at": (1,)} | arguments))
 
 
 def test_one_id_with_two_labels_is_refused():
@@ -91,7 +93,9 @@ def test_queries_without_relevant_items_are_counted_and_left_out():
 
 
 def test_integer_and_string_labels_of_two_sources_meet():
-    result = evaluate(ROWS, torch.tensor([1, 1, 2, 2, 3, 3]), ROWS.copy(), ["1", "1", "2", "2", "3", "3"], recall_at=(1,))
+    result = evaluate(
+        ROWS, torch.tensor([1, 1, 2, 2, 3, 3]), ROWS.copy(), ["1", "1", "2", "2", "3", "3"], recall_at=(1,)
+    )
     assert result["recall@1"] == 1.0  # different items by default: each finds its copy
 
 
@@ -108,7 +112,10 @@ def test_result_is_a_mapping_with_definitions_and_json():
 
 
 def test_nothing_given_is_changed():
-    rows, labels = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), list(range(10)) * 2
+    rows, labels = (
+        torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        list(range(10)) * 2,
+    )
     for distance in ("cosine", "dot", "euclidean"):
         copy = rows.clone()
         evaluate(rows, labels, metrics=("map@r", "nmi"), distance=distance)
@@ -129,8 +136,14 @@ def test_clusters_of_separated_classes_are_found():
         nmi_ami(rows, ["x"] * 60)
 
 
-def test_clustering_takes_each_item_once():
+def test_clustering_takes_each_item_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        evaluation, "clustering_scores", lambda rows, codes, seed: (seen.append((rows, codes)), ({"nmi": 0.5}, ""))[1]
+    )
     ids = [str(i) for i in range(6)]
-    alone = evaluate(ROWS, LABELS, metrics=("nmi",))
-    both = evaluate(ROWS, LABELS, ROWS, LABELS, ids, ids, metrics=("nmi",))
-    assert both["nmi"] == alone["nmi"]
+    result = evaluate(ROWS[:4], LABELS[:4], ROWS[2:], LABELS[2:], ids[:4], ids[2:], recall_at=(), metrics=("nmi",))
+    ((rows, codes),) = seen
+    np.testing.assert_allclose(rows, ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True))
+    assert codes.tolist() == [0, 0, 1, 1, 2, 2]
+    assert result["nmi"] == 0.5

@@ -24,7 +24,7 @@ def naive(x, g, own, k, distance):
     for q in range(len(x)):
         score = -((x[q] - g) ** 2).sum(1) if distance == "euclidean" else (x[q] * g).sum(1)
         order = sorted((j for j in range(len(g)) if j != own[q]), key=lambda j: (-round(score[j], 9), j))
-        index.append((order + [-1])[: min(k, len(g))])
+        index.append([*order, -1][: min(k, len(g))])
     return np.array([row[: max(map(len, index))] for row in index])
 
 
@@ -52,6 +52,7 @@ def test_collapsed_rows_come_in_gallery_order():
 def test_rounding_noise_is_a_tie_and_more_is_not():
     gallery = np.array([[1.0, 1e-7], [1.0, 0.0], [1.0, 1e-3]])  # cosine 1 - 5e-15, 1, 1 - 5e-7
     assert neighbours(np.array([[1.0, 0.0]]), gallery, k=3)[1].tolist() == [[0, 1, 2]]
+    assert neighbours(np.array([[1.0, 0.0]]), gallery, k=1)[1].tolist() == [[0]]
     assert neighbours(np.array([[1.0, 0.0]]), gallery[::-1], k=2)[1].tolist() == [[1, 2]]
 
 
@@ -97,7 +98,7 @@ def test_predictions_refuse_what_does_not_fit(tmp_path):
     with pytest.raises(InputError, match="neighbour_labels has shape"):
         Predictions(**(vars(made) | {"neighbour_labels": made.neighbour_labels[:, :1]}))
     with pytest.raises(InputError, match="evaluation is of other queries"):
-        predictions(rows, labels, k=2, evaluation=evaluate(rows, labels, query_ids=list("abcdef")))
+        predictions(rows, labels, k=2, evaluation=evaluate(rows, labels, query_ids=list("abcdef"), recall_at=(1,)))
     (tmp_path / "x.npz").write_bytes(b"not a zip")
     with pytest.raises(InputError, match="cannot be read as predictions"):
         load_predictions(tmp_path / "x.npz")

@@ -55,7 +55,7 @@ class Toy(nn.Module):
         if self.seen == self.poison:
             loss = loss * float("nan")
         self.seen += 1
-        return Output({"total": loss}, {"own/number": 1.0})
+        return Output({"total": loss}, lambda: {"own/number": 1.0})
 
     def encoders(self) -> dict[str, nn.Module]:
         return {"image": self.trunk}
@@ -91,7 +91,9 @@ class Order:
             yield Batch(ids=[f"{self.epoch}/{k}/{i}" for i in range(6)], modalities={"x": x})
 
 
-def trainer(folder: Path, scores: list[float] | None = None, coupled: bool = True, keep: int = 0, **settings: object) -> tuple[Trainer, Toy]:
+def trainer(
+    folder: Path, scores: list[float] | None = None, coupled: bool = True, keep: int = 0, **settings: object
+) -> tuple[Trainer, Toy]:
     torch.manual_seed(0)
     fabric = Fabric(accelerator="cpu", devices=1)
     method, order = Toy(coupled), Order()
@@ -133,7 +135,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int) -> None:
     class Killed(Exception):
         pass
 
-    first, broken = trainer(tmp_path / "cut", checkpoint_every=2)
+    first, _ = trainer(tmp_path / "cut", checkpoint_every=2)
     genuine = first.step
 
     def dies(batch: Batch, progress: Progress, steps: int) -> float:

@@ -1,0 +1,148 @@
+"""Training curves from ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from metrixkit.errors import InputError
+from metrixkit.report.text import is_share
+
+COLOURS = ("#2a6fbb", "#d1662b", "#2f9460", "#8a57a6", "#b23a48", "#6b6b6b")
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """Return the lines of ``metrics.jsonl``: one dict a line, with "step" and whatever was logged then.
+
+    A last line cut short by a kill is left out.
+
+    Raises:
+        InputError: The file is absent, or a line before the last is not JSON.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); it is written while training.") from error
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise InputError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+    return entries
+
+
+def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.PathLike[str]) -> Path | None:
+    """Draw losses, metrics, learning rates and the ratio of mixed to clean gradient over steps, each where it was
+    logged.
+
+    Args:
+        metrics_jsonl: Lines such as ``{"step": 20, "epoch": 1, "loss/total": 0.8, "lr/head": 1e-4,
+            "validation/recall@1": 0.61}``. Names that hold "gradient" and "ratio" are the gradient ratio.
+        out_png: The picture; its folder is made.
+
+    Returns:
+        The path, or None where nothing was logged that could be drawn.
+
+    Raises:
+        InputError: As :func:`read_metrics`.
+    """
+    series = _series(read_metrics(metrics_jsonl))
+    plots: list[tuple[str, Series, Callable[[Axes, Series], None]]] = [
+        ("loss", _pick(series, lambda name: name.startswith("loss")), _draw_losses),
+        ("retrieval, %", _pick(series, lambda name: "@" in name and is_share(name)), _draw_shares),
+        ("mixed / clean gradient", _pick(series, lambda name: "grad" in name and "ratio" in name), _draw_ratio),
+        ("learning rate", _pick(series, lambda name: name.startswith("lr")), _draw_rates),
+    ]
+    plots = [plot for plot in plots if plot[1]]
+    if not plots:
+        return None
+    figure = Figure(figsize=(4.4 * min(len(plots), 2), 3.0 * ((len(plots) + 1) // 2)), dpi=120, facecolor="white")
+    for place, (title, found, draw) in enumerate(plots, 1):
+        axes = figure.add_subplot((len(plots) + 1) // 2, min(len(plots), 2), place)
+        draw(axes, found)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(which="both", labelsize=8)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    out = Path(out_png)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(out))
+    return out
+
+
+def _series(entries: list[dict[str, float]]) -> Series:
+    """Return name to (steps, values), leaving out what is not a number."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for entry in entries:
+        for name, value in entry.items():
+            if name in ("step", "epoch") or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            steps, values = found.setdefault(name, ([], []))
+            steps.append(float(entry.get("step", len(steps))))
+            values.append(float(value))
+    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in found.items()}
+
+
+def _pick(series: Series, wanted: Callable[[str], bool]) -> Series:
+    return {name: values for name, values in series.items() if wanted(name) and not name.endswith("/optimistic")}
+
+
+def _draw_losses(axes: Axes, series: Series) -> None:
+    for colour, (name, (steps, values)) in zip(_cycle(len(series)), series.items(), strict=True):
+        smooth = _running_mean(values)
+        if len(smooth) > 1:
+            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+        axes.plot(steps, smooth, color=colour, linewidth=1.5, label=name, marker="o" if len(values) == 1 else None)
+
+
+def _draw_shares(axes: Axes, series: Series) -> None:
+    _draw_lines(axes, {name: (steps, 100 * values) for name, (steps, values) in series.items()}, marker="o")
+
+
+def _draw_ratio(axes: Axes, series: Series) -> None:
+    _draw_losses(axes, series)
+    values = np.concatenate([v for _, v in series.values()])
+    values = values[np.isfinite(values) & (values > 0)]
+    if len(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        narrow = values.max() < 20 * values.min()  # over more decades the ticks between them would be a crowd
+        axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if narrow else NullFormatter())
+    axes.axhline(1.0, color="#888888", linewidth=0.8, linestyle=":")
+
+
+def _draw_rates(axes: Axes, series: Series) -> None:
+    _draw_lines(axes, series)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes.yaxis.get_offset_text().set_fontsize(8)
+
+
+def _draw_lines(axes: Axes, series: Series, marker: str | None = None) -> None:
+    for colour, (name, (steps, values)) in zip(_cycle(len(series)), series.items(), strict=True):
+        shown = marker or ("o" if len(values) == 1 else None)
+        axes.plot(steps, values, color=colour, linewidth=1.4, marker=shown, markersize=3, label=name)
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over a window of a twentieth of the curve, shorter at the ends; gaps (NaN) are left out."""
+    half = len(values) // 40
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return np.array([w[np.isfinite(w)].mean() if np.isfinite(w).any() else np.nan for w in windows])
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]

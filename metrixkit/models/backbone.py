@@ -11,7 +11,9 @@ from metrixkit.models.trunk import Trunk
 from metrixkit.models.weights import load_weights
 
 
-def build_trunk(backbone: str, weights: str = "none", image_size: int | None = None, own_pooling: bool = False) -> Trunk:
+def build_trunk(
+    backbone: str, weights: str = "none", image_size: int | None = None, own_pooling: bool = False
+) -> Trunk:
     """Return the trunk called `backbone` with `weights`.
 
     Args:

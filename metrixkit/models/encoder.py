@@ -12,7 +12,7 @@ from metrixkit.errors import InputError
 from metrixkit.models.backbone import build_trunk
 from metrixkit.models.pooling import Pool, PoolingName, check_pooling
 from metrixkit.models.training_part import freeze, groups, trainable_stages
-from metrixkit.models.trunk import feature_shape, own_pool_channels, reached_parameters
+from metrixkit.models.trunk import Card, feature_shape, own_pool_channels, reached_parameters
 from metrixkit.seam import Group
 
 
@@ -80,12 +80,14 @@ class ImageEncoder(nn.Module):
         mean, std = list(mean or card.mean), list(std or card.std)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.notes = _departures(self.image_size, card.image_size, mean, card.mean, std, card.std)
+        self.notes = _departures(card, Card(self.image_size, tuple(mean), tuple(std)))
 
         shape = feature_shape(self.trunk, self.image_size)
         check_pooling(pooling, shape, trunk.prefix_tokens, backbone)
         self.pool = None if pooling == "model" else Pool(pooling, trunk.prefix_tokens)
-        channels = own_pool_channels(self.trunk, self.image_size) if pooling == "model" else shape[-1 if len(shape) == 3 else 1]
+        channels = shape[-1] if len(shape) == 3 else shape[1]
+        if pooling == "model":
+            channels = own_pool_channels(self.trunk, self.image_size)
         self.projection = None if dim is None else nn.Linear(channels, dim)
         if self.projection is not None:
             nn.init.kaiming_normal_(self.projection.weight, mode="fan_out")
@@ -102,7 +104,7 @@ class ImageEncoder(nn.Module):
         }  # fmt: skip
 
         self._stages = trunk.stages()
-        # What this pooling does not reach must not wait for a gradient. Names of the trunk start with "trunk.model.".
+        # What this pooling does not reach must not wait for a gradient.
         reached = reached_parameters(self, self.image_size)
         for name, parameter in self.named_parameters():
             if name not in reached:
@@ -115,7 +117,7 @@ class ImageEncoder(nn.Module):
         """Return the embeddings of a batch of images.
 
         Args:
-            images: (B, 3, H, W), uint8 in 0..255 or floating point in [0, 1]. Mean and standard deviation are applied here.
+            images: (B, 3, H, W), uint8 in 0..255 or floating point in [0, 1]; mean and std are applied here.
 
         Returns:
             (B, embedding_dim) float32 (float64 of a double encoder), also under autocast; unit rows if `normalize`.
@@ -153,10 +155,8 @@ class ImageEncoder(nn.Module):
         Returns:
             (B, embedding_dim).
         """
-        if self.pool is None:
-            pooled = self.trunk.own_pool(features)  # type: ignore[operator]
-        else:
-            pooled = self.pool(features)
+        pool: Any = self.trunk.own_pool if self.pool is None else self.pool
+        pooled: Tensor = pool(features)
         # Two embeddings that bfloat16 rounds alike would tie in a ranking; the head costs nothing beside the backbone.
         device = features.device.type
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):  # meta knows no autocast
@@ -207,13 +207,11 @@ def _check_numbers(
             raise InputError(f"{name} {values}: these are for pixels in 0..255; divide them by 255.")
 
 
-def _departures(
-    size: int, card_size: int, mean: list[float], card_mean: tuple[float, ...], std: list[float], card_std: tuple[float, ...]
-) -> list[str]:
+def _departures(card: Card, own: Card) -> list[str]:
     notes = []
-    if size != card_size:
-        notes.append(f"image_size {size}; the weights' card says {card_size}")
-    for name, own, card in (("mean", mean, card_mean), ("std", std, card_std)):
-        if any(abs(a - b) > 1e-6 for a, b in zip(own, card, strict=True)):
-            notes.append(f"{name} {own}; the weights' card says {list(card)}")
+    if own.image_size != card.image_size:
+        notes.append(f"image_size {own.image_size}; the weights' card says {card.image_size}")
+    for name, values, expected in (("mean", own.mean, card.mean), ("std", own.std, card.std)):
+        if any(abs(a - b) > 1e-6 for a, b in zip(values, expected, strict=True)):
+            notes.append(f"{name} {list(values)}; the weights' card says {list(expected)}")
     return notes

@@ -45,7 +45,10 @@ class TimmTrunk(nn.Module):
         self._last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"  # channels last in the shape itself
         classifier = config.get("classifier") or ()
         # The attention pool and the norm after pooling belong to the model's own pooling.
-        self.head_names = ((classifier,) if isinstance(classifier, str) else tuple(classifier)) + ("attn_pool", "fc_norm")
+        self.head_names = ((classifier,) if isinstance(classifier, str) else tuple(classifier)) + (
+            "attn_pool",
+            "fc_norm",
+        )
         _check_patches(self.model, name, image_size or self.card.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,9 +71,10 @@ class TimmTrunk(nn.Module):
         matcher = self.model.group_matcher(coarse=True)  # type: ignore[operator]
         grouped = group_parameters(self.model, matcher)
         stages = [list(grouped[i]) for i in sorted(grouped) if grouped[i]]
-        patterns = [p for spec in matcher.values() for p in ([spec] if isinstance(spec, str) else [s[0] for s in spec or ()])]
-        if len(stages) > 1 and not any(re.match(pattern, name) for pattern in patterns for name in stages[-1]):
-            stages[-2:] = [stages[-2] + stages[-1]]
+        if isinstance(matcher, dict) and len(stages) > 1:
+            specs = [[spec] if isinstance(spec, str) else [part for part, _ in spec or ()] for spec in matcher.values()]
+            if not any(re.match(part, name) for spec in specs for part in spec for name in stages[-1]):
+                stages[-2:] = [stages[-2] + stages[-1]]
         return stages
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -93,7 +97,8 @@ def _check_name(name: str, pretrained: bool) -> None:
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         raise InputError(
-            f"backbone 'timm/{name}': timm {timm.__version__} has no such model.{did_you_mean(base, timm.list_models())}"
+            f"backbone 'timm/{name}': timm {timm.__version__} has no such model."
+            f"{did_you_mean(base, timm.list_models())}"
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
@@ -120,8 +125,8 @@ def _create(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
         where = getattr(source, "hf_hub_id", None) or getattr(source, "url", None) or name
         raise InputError(
             f"backbone 'timm/{name}': its pretrained weights could not be had ({type(error).__name__}: {error}). "
-            f"They come from {where}; where there is no network, fetch them elsewhere and set weights: PATH (.safetensors "
-            "or .pth in timm's layout), or put them into the hub cache (HF_HOME)."
+            f"They come from {where}; where there is no network, fetch them elsewhere and set weights: PATH "
+            "(.safetensors or .pth in timm's layout), or put them into the hub cache (HF_HOME)."
         ) from error
 
 

@@ -93,7 +93,9 @@ class TorchvisionTrunk(nn.Module):
         if self._vit:
             prefixes = layer_prefixes(self.model, r"^encoder\.layers\.\w+$")
         else:
-            prefixes = [s for s in self._steps if not isinstance(self.model.get_submodule(s), (_BatchNorm, nn.LayerNorm))]
+            prefixes = [
+                s for s in self._steps if not isinstance(self.model.get_submodule(s), (_BatchNorm, nn.LayerNorm))
+            ]
             prefixes = prefixes[1:]  # what the first step holds is the stem
         return stages_by_prefix((name for name, _ in self.model.named_parameters()), prefixes)
 
@@ -160,8 +162,8 @@ def _fetch(name: str, weights: Any, trunk: TorchvisionTrunk) -> dict[str, Tensor
         state = weights.get_state_dict(progress=True, check_hash=True)
     except Exception as error:  # URL errors, broken downloads and unwritable caches come as many kinds
         raise InputError(
-            f"backbone 'torchvision/{name}': its pretrained weights could not be had ({type(error).__name__}: {error}). "
-            f"They come from {weights.url}; where there is no network, fetch the file elsewhere and set weights: PATH, "
+            f"backbone 'torchvision/{name}': its pretrained weights could not be had ({type(error).__name__}: {error})."
+            f" They come from {weights.url}; where there is no network, fetch them elsewhere and set weights: PATH, "
             f"or put it into {torch.hub.get_dir()}/checkpoints."
         ) from error
     return trunk.adapt(dict(state))

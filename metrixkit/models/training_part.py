@@ -94,7 +94,8 @@ def groups(
         result = [Group("backbone", [p for stage in trainable for p in stage])]
     else:
         result = [
-            Group(f"backbone.{i}", stage, lr_scale=layer_decay ** (len(stages) - i)) for i, stage in enumerate(trainable)
+            Group(f"backbone.{i}", stage, lr_scale=layer_decay ** (len(stages) - i))
+            for i, stage in enumerate(trainable)
         ]
     result.append(Group("head", [p for p in head if p.requires_grad], lr_scale=head_lr, warm=True))
     return [group for group in result if group.params]

@@ -104,8 +104,8 @@ def _vision_config(name: str) -> Any:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"backbone 'transformers/{name}': no configuration ({error}). Expected a hub name that can be reached or is "
-            "cached, or a folder with config.json."
+            f"backbone 'transformers/{name}': no configuration ({error}). Expected a hub name that can be reached or "
+            "is cached, or a folder with config.json."
         ) from error
     return getattr(config, "vision_config", config)
 

@@ -73,15 +73,13 @@ def stages_by_prefix(names: Iterable[str], prefixes: Sequence[str]) -> list[list
 
     Returns:
         Stem first (left out when empty), then a list for each prefix (left out when empty). A name under no prefix
-        belongs to the stem while no prefix has been met, else to the stage met last: final norms go with the last stage.
+        belongs to the stem while no prefix has been met, else to the stage met last, as final norms do.
     """
     stem: list[str] = []
     stages: list[list[str]] = [[] for _ in prefixes]
-    # The longest prefix first, so that "features.18" is not taken for "features.1".
-    order = sorted(range(len(prefixes)), key=lambda i: -len(prefixes[i]))
     last: int | None = None
     for name in names:
-        found = next((i for i in order if name == prefixes[i] or name.startswith(prefixes[i] + ".")), None)
+        found = next((i for i, prefix in enumerate(prefixes) if name.startswith(prefix + ".")), None)
         last = found if found is not None else last
         (stem if last is None else stages[last]).append(name)
     return [stage for stage in [stem, *stages] if stage]
@@ -118,7 +116,9 @@ def own_pool_channels(trunk: nn.Module, image_size: int) -> int:
     except (TypeError, AttributeError, NotImplementedError) as error:
         raise InputError(f"pooling='model': this backbone offers none ({error}); use 'avg' or 'avg+max'.") from error
     if pooled.ndim != 2:
-        raise InputError(f"pooling='model' gives {tuple(pooled.shape[1:])} an image, not a vector; use 'avg' or 'token'.")
+        raise InputError(
+            f"pooling='model' gives {tuple(pooled.shape[1:])} an image, not a vector; use 'avg' or 'token'."
+        )
     return int(pooled.shape[1])
 
 

@@ -77,12 +77,14 @@ def load_weights(trunk: Trunk, path: Path, backbone: str, own_pooling: bool) -> 
     read = read_state(path)
     state = trunk.adapt(read)
     own = trunk.model.state_dict()
-    optional = [k for k in own if k.endswith("num_batches_tracked") or (not own_pooling and _under(k, trunk.head_names))]
-    missing = sorted(own.keys() - state.keys() - set(optional))
+    optional = {k for k in own if k.endswith("num_batches_tracked")}
+    if not own_pooling:
+        optional |= {k for k in own if _under(k, trunk.head_names)}
+    missing = sorted(own.keys() - state.keys() - optional)
     unexpected = sorted(k for k in state.keys() - own.keys() if not _under(k, trunk.head_names))
     # A classifier's layer may be shaped otherwise under a name that the model's own pooling has as well.
     shared = {k for k in own.keys() & state.keys() if own[k].shape == state[k].shape}
-    differ = sorted((own.keys() & state.keys()) - shared - set(optional))
+    differ = sorted((own.keys() & state.keys()) - shared - optional)
     if missing or unexpected or differ:
         raise InputError(_mismatch(path, backbone, own, state, missing, unexpected, differ))
     trunk.model.load_state_dict({key: state[key] for key in shared}, strict=False)
@@ -120,6 +122,8 @@ def _mismatch(
 def looks_like(state: Mapping[str, Tensor]) -> str:
     """Return the architecture that names and shapes point to, or an empty string."""
     keys = state.keys()
+    if any(key.startswith("trunk.model.") for key in keys):
+        return "a whole exported model, which load_model takes; here the backbone alone is expected"
     if any(re.match(r"features\.\d+\.squeeze\.weight", key) for key in keys):
         return "a torchvision SqueezeNet"
     if "features.denseblock1.denselayer1.conv1.weight" in keys:
@@ -129,10 +133,13 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
     if "layer4.0.conv1.weight" in keys:
         blocks = tuple(len({k.split(".")[1] for k in keys if k.startswith(f"layer{i}.")}) for i in range(1, 5))
         deep = "layer1.0.conv3.weight" in keys
-        depth = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if deep else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}.get(blocks)
+        depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if deep else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+        depth = next((d for counts, d in depths.items() if counts == blocks), None)
         return f"a ResNet-{depth}" if depth else "a ResNet"
-    layers = {int(m[2]) for k in keys if (m := re.search(r"(blocks|layers?)\.(\d+)\..*(?:qkv|q_proj|query|in_proj)", k))}
+    attention = re.compile(r"(?:blocks|layers?)\.(?:encoder_layer_)?(\d+)\..*(?:qkv|q_proj|query|in_proj)")
+    layers = {int(found[1]) for key in keys if (found := attention.search(key))}
     if layers:
-        width = next((f" of width {state[k].shape[-1]}" for k in keys if k.endswith(("cls_token", "class_embedding"))), "")
+        tokens = [key for key in keys if key.endswith(("cls_token", "class_token", "class_embedding"))]
+        width = f" of width {state[tokens[0]].shape[-1]}" if tokens else ""
         return f"a vision transformer with {max(layers) + 1} layers{width}"
     return ""

@@ -1,0 +1,124 @@
+"""An encoder as a folder: ``model.safetensors`` and ``config.json``, enough to build it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from metrixkit.errors import InputError
+from metrixkit.models.encoder import ImageEncoder
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMAT = 1
+_REQUIRED = {"format", "encoder", "transform", "weights_sha256"}
+# Configuration of a backbone that came from a folder, which the exported model must not depend on.
+_BACKBONE = "backbone"
+
+
+def save_model(
+    encoder: ImageEncoder, folder: str | Path, transform: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write an encoder so that it can be loaded without what trained it.
+
+    Each file is replaced as a whole, the configuration last; it holds the hash of the weights, so that a save cut off
+    between the two is noticed when it is loaded.
+
+    Args:
+        encoder: The encoder, on any device.
+        folder: Made if needed.
+        transform: Evaluation transform as ``metrixkit.data.transforms.eval_transform_config`` describes it.
+        extra: What else to keep under ``extra`` in the configuration (names of classes, training command); JSON values.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    weights = save(tensors, metadata={"format": "pt"})
+    config = {
+        "format": FORMAT,
+        "kind": "image",
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "encoder": {**encoder.settings(), "weights": "none"},
+        "transform": dict(transform),
+        "extra": dict(extra or {}),
+    }
+    save_config: Callable[[Path], None] | None = getattr(encoder.trunk, "save_config", None)
+    if save_config is not None:
+        save_config(folder / _BACKBONE)
+    _replace(folder / WEIGHTS, weights)
+    _replace(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load_encoder(folder: str | Path) -> tuple[ImageEncoder, dict[str, Any]]:
+    """Return the encoder in `folder` on the CPU in evaluation mode, and its configuration.
+
+    Raises:
+        InputError: A file is missing, not readable, of a later format, or the two do not belong together.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    weights = (folder / WEIGHTS).read_bytes() if (folder / WEIGHTS).is_file() else None
+    if weights is None:
+        raise InputError(f"{folder} has no {WEIGHTS}; an exported model is a folder with {WEIGHTS} and {CONFIG}.")
+    if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
+        raise InputError(
+            f"{folder}: {WEIGHTS} is not the file {CONFIG} was written for (a save cut off, or a broken copy)."
+        )
+    settings = dict(config["encoder"])
+    if (folder / _BACKBONE).is_dir():
+        settings["backbone"] = f"transformers/{folder / _BACKBONE}"
+    try:
+        # The weights drawn here are overwritten; drawing them must not move the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            encoder = ImageEncoder(**settings)
+        state: dict[str, Tensor] = load(weights)
+        encoder.load_state_dict(state)
+    except (TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder}: the model cannot be built again ({str(error)[:500]}).") from error
+    return encoder.eval(), config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the exported model in `folder`.
+
+    Raises:
+        InputError: Missing, no JSON, or of another format.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} has no {CONFIG}; an exported model is a folder with {WEIGHTS} and {CONFIG}."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no JSON ({error}).") from error
+    if not isinstance(config, dict) or not config.keys() >= _REQUIRED:
+        raise InputError(f"{path} was not written by metrixkit: expected the keys {', '.join(sorted(_REQUIRED))}.")
+    if config["format"] != FORMAT or config.get("kind") != "image":
+        raise InputError(
+            f"{path}: format {config['format']!r}, kind {config.get('kind')!r}; this release reads format {FORMAT}, "
+            "kind 'image'. A newer metrixkit wrote it."
+        )
+    return config
+
+
+def _replace(path: Path, content: bytes) -> None:
+    # The process id keeps two writers of one folder from sharing a temporary file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

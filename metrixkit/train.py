@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="metrixkit train", description=__doc__, add_help=False)
     parser.add_argument("config", nargs="?", help="a YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
-    parser.add_argument("--run", metavar="DIR", help="run folder; default runs/CONFIG_NAME[-changes]")
+    # torchrun takes every --run for an abbreviation of its own --run-path, hence the second name.
+    parser.add_argument("--run", "--run-dir", metavar="DIR", help="run folder; default runs/CONFIG_NAME[-changes]")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in that folder from its last checkpoint"
     )

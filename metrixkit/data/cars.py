@@ -68,8 +68,8 @@ class Cars:
         items, names = _old_layout(folder) if old else _new_layout(folder)
         items["label"] = [f"{k:03d}.{names[k - 1]}" if k <= len(names) else f"{k:03d}" for k in items["class_id"]]
         items, split_name, expected = choose_split(items, self.split, self.classes, _PUBLISHED, "cars")
-        items, dropped = settle_missing(items, self.on_missing, self.verify, f"Cars196 ({folder})")
-        return Manifest("cars", split_name, items, folder, dropped, expected)
+        items, absent = settle_missing(items, self.on_missing, self.verify, f"Cars196 ({folder})", folder)
+        return Manifest("cars", split_name, items, folder, len(absent), expected, absent=absent)
 
 
 def _old_layout(folder: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -120,7 +120,7 @@ def _test_labels(folder: Path, devkit: Path) -> list[tuple[str, int]]:
 def _load(path: Path) -> dict[str, Any]:
     try:
         return scipy.io.loadmat(path, squeeze_me=True)
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
         raise InputError(f"{path} cannot be read as a MATLAB file ({error}); get it again.") from error
 
 

@@ -77,8 +77,10 @@ class CUB:
             span = _ranges(whole)
             return f"Complete are classes {span}; data.classes={span} asks for them." if whole else ""
 
-        items, dropped = settle_missing(items, self.on_missing, self.verify, f"CUB-200-2011 ({folder})", complete)
-        return Manifest("cub", split_name, items, folder, dropped, expected)
+        items, absent = settle_missing(
+            items, self.on_missing, self.verify, f"CUB-200-2011 ({folder})", folder, complete
+        )
+        return Manifest("cub", split_name, items, folder, len(absent), expected, absent=absent)
 
 
 def _complete(labels: list[str], here: list[bool]) -> list[str]:

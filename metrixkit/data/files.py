@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -35,8 +36,8 @@ def _files_in(folder: str) -> set[str]:
         return set()
 
 
-def readable(reference: str) -> str | None:
-    """Return None if the image can be decoded, else why not."""
+def unreadable(reference: str) -> str | None:
+    """Return why an image cannot be decoded, or None if it can."""
     try:
         decode(reference)
     except (InputError, OSError) as error:
@@ -49,9 +50,10 @@ def settle_missing(
     on_missing: OnMissing,
     verify: bool,
     where: str,
+    root: Path,
     hint: Callable[[list[bool]], str] | None = None,
-) -> tuple[pd.DataFrame, int]:
-    """Return the items whose files are there, and how many were left out.
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the items whose files are there, and a line of file and reason for each that was left out.
 
     Args:
         items: The listed items, with a column ``path``.
@@ -59,29 +61,38 @@ def settle_missing(
         verify: Whether to decode every file as well, which takes a minute for some 60,000 photographs; else a broken
             file shows itself when it is first read.
         where: The data set, for messages.
+        root: Files below it are named without it.
         hint: Called with what is there, item by item, when files are missing; returns a sentence that may help.
 
     Raises:
-        InputError: Files are missing or broken and `on_missing` is "error", or nothing is left. It counts them and
-            names the first five.
+        InputError: Files are missing or broken and `on_missing` is "error", or nothing of a split is left. It counts
+            them and names the first five.
     """
     if items.empty:
         raise InputError(f"{where} is empty: its lists name no item.")
     paths = items["path"].tolist()
-    good = present(paths)
-    missing = [path for path, there in zip(paths, good, strict=True) if not there]
-    reasons = [f"{path} (missing)" for path in missing]
+    faults = ["missing" if not there else None for there in present(paths)]
+    here = [fault is None for fault in faults]
     if verify:
         with ThreadPoolExecutor() as pool:
-            faults = list(pool.map(lambda path, there: readable(path) if there else None, paths, good))
-        reasons += [f"{path} ({fault})" for path, fault in zip(paths, faults, strict=True) if fault is not None]
-        good = [there and fault is None for there, fault in zip(good, faults, strict=True)]
-    if not reasons:
-        return items, 0
-    if on_missing == "drop" and any(good):
-        return items[good].reset_index(drop=True), len(reasons)
-    first = "; ".join(reasons[:5]) + ("; ..." if len(reasons) > 5 else "")
-    more = " " + hint(good) if hint and missing else ""
-    remedy = " Restore them, or leave them out with data.on_missing=drop." if any(good) else " Not one can be read."
-    counted = f"{len(reasons)} of {len(items)} listed files are missing or broken"
-    raise InputError(f"{where}: {counted}: {first}.{more}{remedy}")
+            faults = list(pool.map(lambda path, fault: fault or unreadable(path), paths, faults))
+    absent = tuple(
+        f"{path.removeprefix(f'{root}{os.sep}')}: {fault}" for path, fault in zip(paths, faults, strict=True) if fault
+    )
+    if not absent:
+        return items, ()
+    kept = items[[fault is None for fault in faults]].reset_index(drop=True)
+    emptied = sorted(set(items["split"]) - set(kept["split"])) if "split" in items.columns else []
+    if on_missing == "drop" and len(kept) and not emptied:
+        return kept, absent
+    message = f"{where}: {len(absent)} of {len(items)} listed files are missing or broken: " + "; ".join(absent[:5])
+    message += "; ... " if len(absent) > 5 else ". "
+    if hint and not all(here) and any(here):
+        message += hint(here) + " "
+    if kept.empty:
+        message += "Not one can be read."
+    elif emptied:
+        message += f"Nothing of the split {emptied[0]!r} is left, so they cannot be dropped; restore them."
+    else:
+        message += "Restore them, or leave them out with data.on_missing=drop."
+    raise InputError(message)

@@ -103,7 +103,7 @@ class Images:
         items, root, where = self._from_folders() if self.table is None else self._from_table()
         if self.similar_names == "error":
             _refuse_similar(sorted(set(items["label"])), where)
-        items, dropped = settle_missing(items, self.on_missing, self.verify, where)
+        items, absent = settle_missing(items, self.on_missing, self.verify, where, root)
         if "split" in items.columns:
             if self.test_share is not None:
                 raise InputError(
@@ -119,7 +119,7 @@ class Images:
         for split, other in lonely.items():
             if split in set(items["split"]) and other not in set(items["split"]):
                 raise InputError(f"{where}: there is a split {split!r} and none called {other!r}; they come together.")
-        return Manifest("images", split_name, items, root, dropped)
+        return Manifest("images", split_name, items, root, len(absent), absent=absent)
 
     def _from_folders(self) -> tuple[pd.DataFrame, Path, str]:
         root = Path(str(self.root)).expanduser()

@@ -73,8 +73,8 @@ class InShop:
         images = folder / "Img" if (folder / "Img" / "img").is_dir() else folder
         items["path"] = [str(images / name) for name in items["id"]]
         split_name = f"{folder.absolute().name}-query-gallery" if self.own_lists else "query-gallery"
-        items, dropped = settle_missing(items, self.on_missing, self.verify, f"In-Shop ({folder})")
-        return Manifest("inshop", split_name, items, folder, dropped, expected)
+        items, absent = settle_missing(items, self.on_missing, self.verify, f"In-Shop ({folder})", folder)
+        return Manifest("inshop", split_name, items, folder, len(absent), expected, absent=absent)
 
 
 def _check_head(listed: Path, rows: int) -> None:

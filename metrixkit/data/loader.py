@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -131,14 +132,26 @@ def _collate(examples: list[Example | InputError]) -> Batch | InputError:
 
 
 class _Loader(DataLoader[Any]):
-    """A data loader that raises in the reader's process what a worker found."""
+    """A data loader that raises in the reader's process what a worker found, and that ends its workers at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Collected in a cycle (an experiment's objects often form one), the workers' pipes may close before the workers
+        # are told to end, and each then takes five seconds. A reference from outside the cycle keeps the order right.
+        self._held: list[Any] = []
+        weakref.finalize(self, self._held.clear)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         with warnings.catch_warnings():
             # Python 3.12 and 3.13 warn of any fork beside threads, and torch always has threads.
             warnings.filterwarnings("ignore", ".*multi-threaded, use of fork.*", DeprecationWarning)
             batches = super().__iter__()
-        for batch in batches:
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch
+        self._held[:] = [batches] if self.persistent_workers else []
+        try:
+            for batch in batches:
+                if isinstance(batch, InputError):
+                    # A new one: raising what a local variable holds makes a cycle of it, its traceback and this frame.
+                    raise InputError(str(batch))
+                yield batch
+        finally:
+            del batches  # or a traceback that somebody keeps would keep the workers, too

@@ -28,6 +28,7 @@ class Manifest:
             columns (``face``, ``alphabet``).
         root: The folder that the items were read from.
         dropped: Listed rows that were left out because their files are missing or broken.
+        absent: What was left out, a line each: file and reason.
         expected: Published number of items per split, before anything was dropped; empty when unknown.
         relations: Further tables about the items, each with an ``id`` column (``strokes``).
 
@@ -43,6 +44,7 @@ class Manifest:
     dropped: int = 0
     expected: Mapping[str, int] = field(default_factory=dict)
     relations: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"data set {self.name!r} ({self.root})"
@@ -53,8 +55,9 @@ class Manifest:
             raise InputError(f"{where} is empty: not one item was found.")
         for column in COLUMNS:
             kind = pd.api.types.infer_dtype(self.items[column], skipna=False)
-            if kind != "string":
-                raise InputError(f"{where}: column {column!r} must hold strings only, it holds {kind} values.")
+            if kind != "string" or self.items[column].isna().any():
+                held = "absent" if kind == "string" else kind
+                raise InputError(f"{where}: column {column!r} must hold strings only, it holds {held} values.")
             empty = self.items[column] == ""
             if empty.any():
                 raise InputError(f"{where}: column {column!r} is empty in item {int(np.argmax(empty.to_numpy()))}.")

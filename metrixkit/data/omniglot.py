@@ -142,8 +142,8 @@ def _members(folder: Path, kind: str, name: str, suffix: str) -> list[tuple[str,
     found = []
     for entry in entries:
         parts = PurePosixPath(entry.filename).parts
-        # Archives made on a Mac carry shadows of their files.
-        if len(parts) == 4 and parts[0] != "__MACOSX" and parts[3].endswith(suffix) and not parts[3].startswith("."):
+        # Archives made on a Mac carry shadows of their files, whose names begin with a dot.
+        if len(parts) == 4 and parts[3].endswith(suffix) and not parts[3].startswith("."):
             found.append(("/".join(parts[1:]), f"{path}!{entry.filename}", name, (entry.CRC, entry.file_size)))
     return found
 

@@ -64,8 +64,8 @@ class SOP:
             except InputError as error:
                 raise InputError(f"{error} If the lists are your own, say so: data.own_lists=true.") from None
         split_name = f"{folder.absolute().name}-zero-shot" if self.own_lists else "zero-shot"
-        items, dropped = settle_missing(items, self.on_missing, self.verify, f"SOP ({folder})")
-        return Manifest("sop", split_name, items, folder, dropped, expected)
+        items, absent = settle_missing(items, self.on_missing, self.verify, f"SOP ({folder})", folder)
+        return Manifest("sop", split_name, items, folder, len(absent), expected, absent=absent)
 
 
 def _list(folder: Path, split: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
     l(a) = tau( sigma+( SUM_x w+(x) rho+(s(a, x)) ) + sigma-( SUM_x w-(x) rho-(s(a, x)) ) )
 
 ("It Takes Two to Tango", ICLR 2022, Eq. 2-3.) A form offers itself twice: `terms` in plain autograd for (A, M)
-similarities with weights, and `mixture` with its derivative written out, for the rows of mixtures of one chunk.
+similarities with weights, and `summed` with its derivative written out, for one chunk of comparisons or mixtures.
 
 A anchors, M compared items, T rows of a chunk, K columns.
 """
@@ -23,12 +23,12 @@ Weight = float | Tensor
 
 @dataclass(frozen=True)
 class Chunk:
-    """Mixtures of consecutive anchors, with what the batch makes of their losses.
+    """What consecutive anchors are compared with, and what the batch makes of their losses.
 
     Attributes:
-        s: (T, K) similarity of a row's anchor to each mixture.
-        y: Label of the mixtures: a number or (T, K).
-        dead: (T, K) bool, entries that are no mixtures, or None.
+        s: (T, K) similarity of a row's anchor to each item.
+        y: Label of the items: a number or (T, K).
+        alive: (T, K) of 0 and 1 in the type of `s`; 0 says that an entry takes no part.
         anchor: (T,) index of each row's anchor within the chunk.
         share: (A,) factor on every weight of an anchor: 1 for sums over V(a), 1/|V(a)| for means.
         weight_pos: (A,) factor of an anchor's positive part in the batch loss.
@@ -37,7 +37,7 @@ class Chunk:
 
     s: Tensor
     y: Weight
-    dead: Tensor | None
+    alive: Tensor
     anchor: Tensor
     share: Tensor
     weight_pos: Tensor
@@ -48,32 +48,42 @@ class Form(Protocol):
     """What a loss in the generalised form must offer."""
 
     def terms(self, s: Tensor, w_pos: Tensor, w_neg: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sigma+ and sigma- of each anchor, (A,) each; weights are (A, M), bool or floating, not differentiated."""
+        """Return sigma+ and sigma- of each anchor, (A,) each; weights are (A, M), bool or floating, constants."""
         ...
 
     def outer(self, pos: Tensor, neg: Tensor) -> Tensor:
         """Return tau of the two terms."""
         ...
 
-    def mixture(self, chunk: Chunk, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the chunk's part of the batch loss and, if `grad`, its (T, K) derivative by `chunk.s`."""
+    def summed(self, chunk: Chunk, grad: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the chunk's part of the batch loss and, if `grad`, its (T, K) derivative by `chunk.s`, |s| <= 1."""
         ...
 
 
 @dataclass(frozen=True)
 class LogSide:
-    """One side of a form with exponentials: ``scale * log([1 +] SUM w exp(slope * s + offset))``."""
+    """One side of a form with exponentials: ``scale * log([1 +] SUM w exp(slope * s + offset))``.
+
+    Attributes:
+        slope: See above.
+        offset: See above.
+        scale: See above.
+        plus_one: Whether 1 is added inside.
+        empty: The side's value without any weight; the logarithm of 0 has none of its own.
+    """
 
     slope: float
     offset: float
     scale: float
     plus_one: bool
+    empty: float = 0.0
 
     def term(self, s: Tensor, w: Tensor) -> Tensor:
-        """Return the side's value for (A, M) similarities and weights: (A,). Without weight it is 0."""
+        """Return the side's value for (A, M) similarities and weights: (A,)."""
         x = torch.add(torch.tensor(self.offset, dtype=torch.float64), s, alpha=self.slope)
         x = x.masked_fill(~w, -torch.inf) if w.dtype == torch.bool else x + w.detach().log()
-        return self.scale * log_sum_exp(x, self.plus_one)
+        value = self.scale * log_sum_exp(x, self.plus_one)
+        return value if self.empty == 0 else value.masked_fill(~(w > 0).any(1), self.empty)
 
     def constant_shift(self, dtype: torch.dtype) -> float | None:
         """Return the shift of the exponent that is safe for every |s| <= 1, or None where each anchor needs its own."""
@@ -111,12 +121,12 @@ class LogForm:
         """See :meth:`Form.outer`."""
         return (pos + neg).clamp(min=0) if self.clamp else pos + neg
 
-    def mixture(self, chunk: Chunk, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Form.mixture`. Exponentials are computed once and serve the derivative too."""
+    def summed(self, chunk: Chunk, grad: bool) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`Form.summed`. Exponentials are computed once and serve the derivative too."""
         values, slopes, exponentials = [], [], []
         for side, y in ((self.pos, chunk.y), (self.neg, 1 - chunk.y)):
             if isinstance(y, float | int) and y == 0:
-                values.append(torch.zeros_like(chunk.share))
+                values.append(torch.full_like(chunk.share, side.empty))
                 continue
             value, slope, e = _log_side(side, y, chunk)
             values.append(value)
@@ -125,8 +135,8 @@ class LogForm:
         pos, neg = values
         loss = pos * chunk.weight_pos + neg * chunk.weight_neg
         if self.clamp:
-            kept = (pos + neg > 0).to(loss.dtype)
-            loss, slopes = loss * kept, [slope * kept for slope in slopes]
+            kept = pos + neg > 0
+            loss, slopes = torch.where(kept, loss, 0), [slope * kept for slope in slopes]
         if not grad:
             return loss.sum(), None
         by_row = [slope.index_select(0, chunk.anchor)[:, None] for slope in slopes]
@@ -141,15 +151,13 @@ def _log_side(side: LogSide, y: Weight, chunk: Chunk) -> tuple[Tensor, Tensor, T
     shift: Weight | None = side.constant_shift(chunk.s.dtype)
     if shift is None:
         e = torch.add(torch.tensor(side.offset, dtype=torch.float64), chunk.s, alpha=side.slope)
-        if chunk.dead is not None:
-            e.masked_fill_(chunk.dead, -torch.inf)
+        e.masked_fill_(chunk.alive * y == 0, -torch.inf)
         shift = torch.full_like(chunk.share, -torch.inf).scatter_reduce_(0, chunk.anchor, e.amax(1), "amax")
         shift = shift.clamp(min=0) if side.plus_one else shift.masked_fill(shift == -torch.inf, 0)
         e.sub_(shift.index_select(0, chunk.anchor)[:, None]).exp_()
     else:
         e = torch.add(torch.tensor(side.offset - shift, dtype=torch.float64), chunk.s, alpha=side.slope).exp_()
-        if chunk.dead is not None:
-            e.masked_fill_(chunk.dead, 0)
+        e.mul_(chunk.alive)
     factor = chunk.share
     if isinstance(y, Tensor):
         e.mul_(y)
@@ -161,8 +169,8 @@ def _log_side(side: LogSide, y: Weight, chunk: Chunk) -> tuple[Tensor, Tensor, T
         inside = total + less_one
         return side.scale * (torch.log1p(inside) + shift), side.scale * side.slope * factor / (1 + inside), e
     safe = torch.where(total > 0, total, 1)
-    value = torch.where(total > 0, safe.log() + shift, 0)
-    return side.scale * value, side.scale * side.slope * factor / safe, e
+    value = torch.where(total > 0, (safe.log() + shift) * side.scale, side.empty)
+    return value, side.scale * side.slope * factor / safe, e
 
 
 class ElementForm:
@@ -191,18 +199,12 @@ class ElementForm:
         """See :meth:`Form.outer`."""
         return pos + neg
 
-    def mixture(self, chunk: Chunk, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Form.mixture`."""
+    def summed(self, chunk: Chunk, grad: bool) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`Form.summed`."""
         value, derivative = self.element(chunk.s, chunk.y)
         factor = (chunk.share * chunk.weight_pos).index_select(0, chunk.anchor)
-        if chunk.dead is not None:
-            value.masked_fill_(chunk.dead, 0)
-        loss = torch.dot(value.sum(1), factor)
-        if not grad:
-            return loss, None
-        if chunk.dead is not None:
-            derivative.masked_fill_(chunk.dead, 0)
-        return loss, derivative.mul_(factor[:, None])
+        loss = torch.dot(value.mul_(chunk.alive).sum(1), factor)
+        return loss, derivative.mul_(chunk.alive).mul_(factor[:, None]) if grad else None
 
 
 @dataclass(frozen=True)

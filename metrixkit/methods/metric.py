@@ -36,7 +36,7 @@ class MetricLearning(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Return the loss of a batch; in several processes, that of all their rows together."""
-        embeddings = gather(self.model(batch.views[0]).float())
+        embeddings = gather(self.model(batch.views[0]))
         assert batch.labels is not None  # the loop brings what needs() asks for
         labels = gather(batch.labels)
         total = self.loss(embeddings, labels)

@@ -25,8 +25,8 @@ PAIR_KINDS: dict[str, str] = {
     "positive-negative-first": "only the first positive of the batch with each negative, as released; label lambda",
     "anchor-negative-official": "as anchor-negative, only for anchors without a positive, as released; label lambda",
 }
-"""Kind of pair to what is mixed. The first element named gets the weight lambda, the second 1 - lambda; pairs are ordered
-and distinct. Section 2 of "It Takes Two to Tango" (ICLR 2022) allows all; its experiments use the first two."""
+"""Kind of pair to what is mixed. The first element named gets the weight lambda, the second 1 - lambda; pairs are
+ordered and distinct. Section 2 of "It Takes Two to Tango" (ICLR 2022) allows all; its experiments use the first two."""
 
 ANCHOR_KINDS = frozenset({"anchor-negative", "anchor-negative-official", "positive-anchor"})
 """Kinds in which the anchor itself is mixed."""
@@ -67,7 +67,9 @@ class PairPlan:
 def check_kind(kind: str) -> None:
     """Raise InputError with the near names unless `kind` is one of :data:`PAIR_KINDS`."""
     if kind not in PAIR_KINDS:
-        raise InputError(f"pairs={kind!r} is no kind of pair.{did_you_mean(str(kind), PAIR_KINDS)} Known: {', '.join(PAIR_KINDS)}.")
+        raise InputError(
+            f"pairs={kind!r} is no kind of pair.{did_you_mean(str(kind), PAIR_KINDS)} Known: {', '.join(PAIR_KINDS)}."
+        )
 
 
 def plan_pairs(

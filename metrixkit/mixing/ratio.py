@@ -29,7 +29,9 @@ def draw_ratio(alpha: float, generator: torch.Generator, shape: tuple[int, ...] 
         InputError: `alpha` is not positive.
     """
     if not alpha > 0:
-        raise InputError(f"alpha is {alpha}, expected a number > 0 (the ratio is drawn from Beta(alpha, alpha)); 2.0 is usual.")
+        raise InputError(
+            f"alpha is {alpha}, expected a number > 0 (the ratio is drawn from Beta(alpha, alpha)); 2.0 is usual."
+        )
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     return torch.as_tensor(np.random.default_rng(seed).beta(alpha, alpha, shape), dtype=torch.float64)
 

@@ -1,0 +1,109 @@
+"""List the data sets, or check one.
+
+``python -m metrixkit.data list``: which readers there are, and where their data was found.
+``python -m metrixkit.data check cub classes=1-50``: a data set by name, with its settings.
+``python -m metrixkit.data check FOLDER``: own images, a folder per class.
+``python -m metrixkit.data check TABLE.csv root=photos columns.path=file columns.label=sku``: own images in a table.
+
+Exit status of ``check``: 0 when all is well, 1 when it found problems, 2 when the data set cannot be read at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from metrixkit._doors import guarded
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the door; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="metrixkit data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="which data sets there are, and where they were found")
+    checking = verbs.add_parser("check", help="counts, broken files, copies under two labels or in two splits")
+    checking.add_argument("target", help="a data set's name, a folder of class folders, or a table")
+    checking.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings of the reader, such as classes=1-50"
+    )
+    checking.add_argument("--lists-only", action="store_true", help="compare lists; do not open the images")
+    options = parser.parse_args(argv)
+    if options.verb == "list":
+        return guarded("data list", _list)
+    return guarded("data check", lambda: _check(options.target, options.settings, not options.lists_only))
+
+
+def _list() -> int:
+    from metrixkit.data import DATASETS
+    from metrixkit.data.roots import data_roots, locate
+
+    print("data roots (METRIXKIT_DATA):", os.pathsep.join(str(root.absolute()) for root in data_roots()))
+    for name, reader in DATASETS.items():
+        about = (sys.modules[reader.__module__].__doc__ or "").strip().splitlines()[0]
+        source = getattr(reader, "source", None)
+        print(f"\n{name}\n  {about}")
+        if source is not None:
+            found = locate(source)
+            print(f"  found at {found.absolute()}" if found else f"  not found; get it from {source.origin}")
+            print(f"  layout: {source.card}")
+    return 0
+
+
+def _check(target: str, settings: Sequence[str], deep: bool) -> int:
+    from metrixkit.data.check import check
+
+    report = check(_reader(target, settings).read(), deep=deep)
+    print(report.render())
+    return 1 if report.problems else 0
+
+
+def _reader(target: str, settings: Sequence[str]) -> Any:
+    """Construct the reader that `target` and `settings` describe."""
+    import inspect
+
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from metrixkit.data import DATASETS
+    from metrixkit.data.tables import SUFFIXES
+    from metrixkit.errors import InputError, did_you_mean
+    from metrixkit.families import lookup
+    from metrixkit.schema import Family, build_node, check_node
+
+    node: dict[str, Any]
+    if target in DATASETS or (":" in target and not Path(target).exists()):
+        node = {"name": target}
+    elif Path(target).is_dir():
+        node = {"name": "images", "root": target}
+    elif Path(target).is_file() and target.lower().endswith(SUFFIXES):
+        node = {"name": "images", "table": target}
+    else:
+        raise InputError(
+            f"{target!r} is neither a data set, nor a folder, nor a table ({', '.join(SUFFIXES)}) that is here."
+            f"{did_you_mean(target, DATASETS)}"
+        )
+    for setting in settings:
+        if "=" not in setting.strip("="):
+            raise InputError(f"{setting!r}: expected key=value, such as classes=1-50 or columns.label=sku.")
+    try:
+        # The same YAML as in configs; keys may be copied from there with their "data.".
+        given = OmegaConf.from_dotlist([setting.removeprefix("data.") for setting in settings])
+        node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(node, given)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise InputError(f"the settings {' '.join(settings)!r} are not readable: {error}") from error
+    # Missing files are what a check is to report, not what it is to stop at.
+    if "on_missing" in inspect.signature(lookup(node["name"], DATASETS, "data set")).parameters:
+        node.setdefault("on_missing", "drop")
+    families = {"data": Family(DATASETS, "data set")}
+    return build_node(check_node(node, families, "data", "data"), families, "data", "data", provided={})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,9 +55,10 @@ class LoaderSettings:
     """How images come from disk.
 
     Attributes:
-        workers: Processes that decode; null takes one a core less one, at most 8.
+        workers: Processes that decode; null takes the cores less one, at most 8, and none on one or two cores.
         cache: Folder for resized images, or null for none.
-        cache_short_side: Short side of the cached images in pixels; null takes 1.15 times the evaluation resize.
+        cache_short_side: Short side of the cached images in pixels; null takes what suits the image size
+            (384 at 224).
     """
 
     workers: int | None = None
@@ -93,7 +94,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
         raise InputError(f"no config at {path}.{near}")
     try:
-        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        raw: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except Exception as error:
         raise InputError(f"{path} is not readable as YAML: {error}") from error
     if not isinstance(raw, dict):

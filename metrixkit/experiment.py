@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from metrixkit import config as configs
-from metrixkit.data.cache import CachedDecode
+from metrixkit.data.cache import CachedDecode, default_short_side
 from metrixkit.data.decode import decode as plain_decode
 from metrixkit.data.loader import default_workers, train_loader
 from metrixkit.data.manifest import Manifest, with_validation
 from metrixkit.data.transforms import eval_transform, eval_transform_config, train_transform
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
-from metrixkit.models.export import save_model
+from metrixkit.models import ImageEncoder, save_model
 from metrixkit.report import format_table, retrieval_panel, training_curves, write_report
 from metrixkit.retrieval import save_predictions
 from metrixkit.schema import build_node
@@ -50,20 +50,20 @@ def read_data(config: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def make_decode(config: Mapping[str, Any], resize: int) -> Any:
+def make_decode(config: Mapping[str, Any], image_size: int) -> Callable[[Any], Tensor]:
     """Return how images are read: from their files, or through the cache of resized ones."""
     loader = configs.settings(config, "loader")
     if loader.cache is None:
         return plain_decode
-    return CachedDecode(loader.cache, loader.cache_short_side or round(1.15 * resize))
+    return CachedDecode(loader.cache, loader.cache_short_side or default_short_side(image_size))
 
 
 def make_task(
-    config: Mapping[str, Any], manifest: Manifest, model: nn.Module, fabric: Fabric | None = None
+    config: Mapping[str, Any], manifest: Manifest, model: ImageEncoder, fabric: Fabric | None = None
 ) -> Retrieval:
     """Return the task of a config for a model."""
     transform = configs.settings(config, "transform")
-    size = transform.image_size or model.image_size
+    size = model.image_size
     loader = configs.settings(config, "loader")
     options: dict[str, Any] = {} if fabric is None else {"autocast": fabric.autocast}
     task = lookup(config["task"], TASKS, "task")
@@ -74,7 +74,7 @@ def make_task(
         workers=default_workers(1 if fabric is None else fabric.world_size)
         if loader.workers is None
         else loader.workers,
-        decode=make_decode(config, eval_transform_config(transform, size)["resize"]),
+        decode=make_decode(config, size),
         **options,
     )
 
@@ -86,7 +86,7 @@ class Job:
     config: Mapping[str, Any]
     fabric: Fabric
     manifest: Manifest
-    model: nn.Module
+    model: ImageEncoder
     method: nn.Module
     task: Retrieval
     transform: dict[str, Any]
@@ -120,7 +120,7 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Jo
     task = make_task(config, manifest, model, fabric)
 
     transform = configs.settings(config, "transform")
-    size = transform.image_size or model.image_size
+    size = model.image_size
     codes = {name: i for i, name in enumerate(classes)}
     sampler = build(
         config,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.loader import eval_loader
 from metrixkit.distributed import gather, rank, world_size
 
@@ -24,7 +25,7 @@ def embed_items(
     *,
     batch_size: int = 128,
     workers: int = 0,
-    decode: Callable[[Any], Tensor] | None = None,
+    decode: Callable[[Any], Tensor] = decode_file,
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     title: str = "embedding",
 ) -> Tensor:
@@ -36,7 +37,7 @@ def embed_items(
         transform: Evaluation transform of one (3, H, W) uint8 image.
         batch_size: Images a forward call.
         workers: Processes that decode.
-        decode: Reads an image from its path; None takes the default.
+        decode: Reads an image from its path.
         autocast: Context of the forward calls.
         title: Of the progress bar, shown on a terminal only.
 
@@ -49,9 +50,8 @@ def embed_items(
     # Equal shards, padded with the last row: a gather needs equal shapes.
     share = -(-len(items) // world_size())
     rows = [min(i, len(items) - 1) for i in range(rank() * share, (rank() + 1) * share)]
-    options: dict[str, Any] = {} if decode is None else {"decode": decode}
     loader = eval_loader(
-        items.iloc[rows].reset_index(drop=True), transform, batch_size=batch_size, workers=workers, **options
+        items.iloc[rows].reset_index(drop=True), transform, batch_size=batch_size, workers=workers, decode=decode
     )
     quiet = rank() != 0 or not sys.stderr.isatty()
     parts = []

@@ -58,7 +58,7 @@ def model(where: str | None, split: str | None, overrides: Sequence[str]) -> dic
         embedder.transform,
         configs.settings(config, "evaluation"),
         workers=default_workers() if loader.workers is None else loader.workers,
-        decode=make_decode(config, embedder.transform_config["resize"]),
+        decode=make_decode(config, embedder.encoder.image_size),
     )
     said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}"]
     if split is None or split == task.test_split:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import embed_items
@@ -100,7 +101,7 @@ class Retrieval:
         transform: Evaluation transform.
         settings: Protocol and metrics.
         workers: Processes that decode.
-        decode: How images are read; None for the default.
+        decode: How images are read.
         autocast: Context of the forward calls.
     """
 
@@ -108,7 +109,7 @@ class Retrieval:
     transform: Callable[[Tensor], Tensor]
     settings: EvaluationSettings
     workers: int = 0
-    decode: Callable[[Any], Tensor] | None = None
+    decode: Callable[[Any], Tensor] = decode_file
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
     def __post_init__(self) -> None:
@@ -205,7 +206,7 @@ class Retrieval:
         return metrics, evaluation, found
 
 
-def file_under(protocol: str, history: list[Mapping[str, float]], select_by: str) -> dict[str, float]:
+def file_under(protocol: str, history: Sequence[Mapping[str, float]], select_by: str) -> dict[str, float]:
     """Return what ``protocol=paper`` adds to the last epoch's metrics.
 
     Args:

@@ -27,9 +27,8 @@ class Transform:
     """Settings of the two transforms; the defaults are the recipe of Metrix (ICLR 2022, Section 5.1).
 
     Attributes:
-        image_size: Side of what the encoder gets, pixels; None takes the model's own.
         resize: Short side before the central crop of evaluation (and before ``random-crop``), pixels, at least
-            `image_size`; None is ``round(image_size * 256 / 224)``. Equal to `image_size`, images that have this size
+            the model's image size; None is ``round(image_size * 256 / 224)``. Equal to it, images that have this size
             already pass untouched: what small square images need.
         train: ``random-resized-crop``: a crop of random area and shape, scaled to the size. ``random-crop``: resized,
             then a crop at a random place. ``affine``: the evaluation image, turned, moved and scaled a little, edges
@@ -45,7 +44,6 @@ class Transform:
         interpolation: ``bilinear`` or ``bicubic``, always antialiased (``affine`` turns bilinearly).
     """
 
-    image_size: int | None = None
     resize: int | None = None
     train: Recipe = "random-resized-crop"
     scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
@@ -62,8 +60,8 @@ def train_transform(settings: Transform, image_size: int) -> nn.Module:
     """Return the augmentation. It draws from torch's global CPU generator only; callers seed it.
 
     Args:
-        settings: The recipe; its own `image_size`, where given, comes first.
-        image_size: The model's own size, pixels.
+        settings: The recipe.
+        image_size: Side of what the encoder gets, pixels.
 
     Returns:
         A module from (3, H, W) uint8 to (3, size, size) uint8.
@@ -104,8 +102,8 @@ def eval_transform(settings: Transform, image_size: int) -> nn.Module:
     """Return the deterministic transform of evaluation: short side to `resize`, then the central square.
 
     Args:
-        settings: The recipe; its own `image_size`, where given, comes first.
-        image_size: The model's own size, pixels.
+        settings: The recipe.
+        image_size: Side of what the encoder gets, pixels.
 
     Returns:
         A module from (3, H, W) uint8 to (3, size, size) uint8.
@@ -123,8 +121,8 @@ def eval_transform_config(settings: Transform, image_size: int) -> dict[str, Any
     """Return all that :func:`eval_transform_from_config` needs, as plain JSON values; saved with a model.
 
     Args:
-        settings: The recipe; its own `image_size`, where given, comes first.
-        image_size: The model's own size, pixels.
+        settings: The recipe.
+        image_size: Side of what the encoder gets, pixels.
     """
     size, resize = _sizes(settings, image_size)
     return {
@@ -172,16 +170,15 @@ class LimitAspect(nn.Module):
 
 
 def _sizes(settings: Transform, image_size: int) -> tuple[int, int]:
-    size = settings.image_size if settings.image_size is not None else image_size
-    resize = settings.resize if settings.resize is not None else round(size * 256 / 224)
-    if size < 1:
-        raise InputError(f"transform.image_size: expected at least 1 pixel, got {size}")
-    if resize < size:
+    resize = settings.resize if settings.resize is not None else round(image_size * 256 / 224)
+    if image_size < 1:
+        raise InputError(f"image size: expected at least 1 pixel, got {image_size}")
+    if resize < image_size:
         raise InputError(
-            f"transform.resize: {resize} is below the image size {size}, so the crop would reach beyond the image; "
-            f"set transform.resize to {size} or more"
+            f"transform.resize: {resize} is below the image size {image_size}, so the crop would reach beyond it; "
+            f"set transform.resize to {image_size} or more"
         )
-    return size, resize
+    return image_size, resize
 
 
 def _check(settings: Transform) -> None:

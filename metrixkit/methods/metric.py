@@ -44,12 +44,10 @@ class MetricLearning(nn.Module):
 
     def _logs(self, embeddings: Tensor, labels: Tensor) -> dict[str, float]:
         """Return what the loss tells of its last step; of a mixed one also how its gradient compares to the clean."""
-        logs = {
-            f"loss/{name}" if name != "lambda" else name: value
-            for name, value in getattr(self.loss, "logs", dict)().items()
-        }
+        told: dict[str, float] = self.loss.logs() if hasattr(self.loss, "logs") else {}  # type: ignore[operator]
+        logs = {name if name == "lambda" else f"loss/{name}": value for name, value in told.items()}
         if hasattr(self.loss, "gradient_ratio"):
-            logs["gradient_ratio/mixed_to_clean"] = self.loss.gradient_ratio(embeddings, labels)
+            logs["gradient_ratio/mixed_to_clean"] = self.loss.gradient_ratio(embeddings, labels)  # type: ignore[operator]
         return logs
 
     def encoders(self) -> dict[str, nn.Module]:

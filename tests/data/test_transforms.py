@@ -58,11 +58,6 @@ def test_the_papers_recipe():
     assert torch.equal(drawn(train_transform(Transform(), 224), image, 3), drawn(paper, image, 3))
 
 
-def test_own_size_comes_before_the_models():
-    assert eval_transform(Transform(image_size=32), 224)(picture()).shape == (3, 32, 32)
-    assert train_transform(Transform(image_size=32), 224)(picture()).shape == (3, 32, 32)
-
-
 def test_small_square_images_pass_untouched():
     image = picture(32, 32)
     settings = Transform(resize=32, train="none", flip=0.0)
@@ -108,7 +103,7 @@ def test_strip_limit_does_not_change_what_the_crop_shows():
     assert torch.equal(eval_transform(Transform(resize=48), 40)(image), plain)
 
 
-@pytest.mark.parametrize("settings", [Transform(), Transform(resize=70, interpolation="bicubic", image_size=48)])
+@pytest.mark.parametrize("settings", [Transform(), Transform(resize=70, interpolation="bicubic")])
 def test_evaluation_survives_json(settings):
     config = json.loads(json.dumps(eval_transform_config(settings, 64)))
     image = picture(200, 150)
@@ -140,7 +135,6 @@ def test_saved_form_with_a_gap():
     ("settings", "message"),
     [
         (Transform(resize=200), "transform.resize: 200 is below the image size 224"),
-        (Transform(image_size=0), "transform.image_size"),
         (Transform(train="random-crops"), "Did you mean 'random-crop'"),  # type: ignore[arg-type]
         (Transform(scale=[0.5, 0.1]), "transform.scale"),
         (Transform(scale=[0.5, 2.0]), "transform.scale"),

@@ -14,7 +14,7 @@ from metrixkit.data.loader import default_workers
 from metrixkit.embedder import load_model
 from metrixkit.errors import InputError
 from metrixkit.experiment import build
-from metrixkit.inference import embed_items
+from metrixkit.inference import default_device, embed_items
 from metrixkit.training.run import write_json
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
@@ -39,7 +39,7 @@ def embed_to_folder(model: str, source: Sequence[str], out: str | Path, batch_si
     if settings and len(settings) < len(source):
         raise InputError("give either folders and files or data=NAME with its settings, not both.")
     items = _of_data(settings) if settings else list_images(source)
-    embedder = load_model(model)
+    embedder = load_model(model, default_device())
     target = Path(out)
     try:
         target.mkdir(parents=True, exist_ok=True)

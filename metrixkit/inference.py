@@ -17,6 +17,11 @@ from metrixkit.data.loader import eval_loader
 from metrixkit.distributed import gather, rank, world_size
 
 
+def default_device() -> torch.device:
+    """Return the first accelerator, or the processor where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @torch.no_grad()
 def embed_items(
     encoder: nn.Module,

@@ -12,9 +12,11 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
+from metrixkit.data.tables import column, read_table
 from metrixkit.embedder import load_model
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.errors import InputError
 from metrixkit.experiment import make_decode, read_data
+from metrixkit.inference import default_device
 from metrixkit.retrieval import Evaluation
 from metrixkit.tasks import Embedded, Retrieval, judge
 from metrixkit.training.run import command, versions
@@ -38,7 +40,7 @@ def model(where: str | None, split: str | None, overrides: Sequence[str]) -> dic
     """
     if where is None or "=" in where:
         raise InputError("which model? Give a run folder, a model folder or a hub name; or --embeddings and --table.")
-    embedder = load_model(where)
+    embedder = load_model(where, default_device())
     saved = Path(where) / "config.yaml"
     raw: dict[str, Any] = {}
     if saved.exists():
@@ -60,15 +62,15 @@ def model(where: str | None, split: str | None, overrides: Sequence[str]) -> dic
         workers=default_workers() if loader.workers is None else loader.workers,
         decode=make_decode(config, embedder.encoder.image_size),
     )
-    said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}"]
+    dropped = f"; {manifest.dropped} listed images dropped" if manifest.dropped else ""
+    said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}{dropped}"]
     if split is None or split == task.test_split:
         metrics, evaluation, _ = task.test(embedder.encoder)
     else:
         evaluation, _, _ = task.evaluate(embedder.encoder, split)
         metrics = dict(evaluation)
-    return _result(
-        metrics, evaluation, manifest.split_name, said, {"model": str(where), "fingerprint": embedder.fingerprint}
-    )
+    source = {"model": str(where), "fingerprint": embedder.fingerprint}
+    return _result(metrics, evaluation, manifest.split_name, said, source, manifest.dropped)
 
 
 def embeddings(
@@ -78,7 +80,7 @@ def embeddings(
 
     Args:
         array: ``.npy`` file of (N, d) numbers, memory-mapped.
-        table: CSV of N rows; everything in it is text.
+        table: CSV, TSV, parquet or JSON lines of N rows; everything in it is text.
         label: Its label column.
         split: Only rows of this split query; None evaluates ``query`` against ``gallery`` where both are there, else
             all rows among themselves.
@@ -99,7 +101,7 @@ def embeddings(
         configs.apply_override(raw, override)
     settings = configs.settings(configs.resolve_sections(raw, ("evaluation",)), "evaluation")
     vectors = read_array(Path(array))
-    items = read_table(Path(table), label, len(vectors))
+    items = read_rows(Path(table), label, len(vectors))
     queries, gallery, said = choose(items, vectors, split)
     evaluation = judge(settings, queries, gallery)
     return _result(dict(evaluation), evaluation, split or "table", said, {"embeddings": array, "table": table})
@@ -124,31 +126,24 @@ def read_array(path: Path) -> np.ndarray:
     return vectors
 
 
-def read_table(path: Path, label: str, count: int) -> pd.DataFrame:
-    """Return a table of `count` rows with columns id, label and split, all text.
+def read_rows(path: Path, label: str, count: int) -> pd.DataFrame:
+    """Return what a table says of `count` rows, in columns id, label and split, all text.
+
+    Args:
+        path: CSV, TSV, parquet or JSON lines.
+        label: The label column.
+        count: Embeddings there are.
 
     Raises:
         InputError: It is absent, has another length, no such label column, or an empty label.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"no table at {path}.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable as CSV: {error}.") from error
-    if label not in table:
-        raise InputError(
-            f"{path} has no column {label!r}; its columns are {', '.join(table.columns)}."
-            f"{did_you_mean(label, table.columns)} Name the label column with --label."
-        )
+    table = read_table(path)
+    labels = column(table, label, path, "--label")
     if len(table) != count:
         raise InputError(f"{path} has {len(table)} rows, but there are {count} embeddings: row i must tell of row i.")
-    empty = table[label] == ""
-    if empty.any():
-        raise InputError(f"{path}: column {label!r} is empty in data row {int(np.argmax(empty.to_numpy())) + 1}.")
-    ids = table["id"] if "id" in table else pd.Series([str(i) for i in range(count)])
-    split = table["split"] if "split" in table else pd.Series([""] * count)
-    return pd.DataFrame({"id": ids, "label": table[label], "split": split})
+    ids = table["id"].tolist() if "id" in table else [str(i) for i in range(count)]
+    splits = table["split"].tolist() if "split" in table else [""] * count
+    return pd.DataFrame({"id": ids, "label": labels, "split": splits})
 
 
 def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple[Embedded, Embedded | None, list[str]]:
@@ -175,7 +170,12 @@ def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple
 
 
 def _result(
-    metrics: dict[str, float], evaluation: Evaluation, split: str, said: list[str], source: dict[str, str]
+    metrics: dict[str, float],
+    evaluation: Evaluation,
+    split: str,
+    said: list[str],
+    source: dict[str, str],
+    dropped: int = 0,
 ) -> dict[str, Any]:
     counts = evaluation.counts
     if counts.get("without_relevant"):
@@ -183,7 +183,7 @@ def _result(
     return {
         "metrics": metrics,
         "split": split,
-        "counts": counts,
+        "counts": {**counts, "dropped": dropped},
         "definitions": evaluation.definitions,
         "versions": versions(),
         "command": command(),

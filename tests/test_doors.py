@@ -277,3 +277,132 @@ def test_an_unfinished_run_needs_resume_and_the_same_settings(
     assert train.main([*command, "optimizer.lr=0.1"]) == 2
     assert "optimizer.lr: 3e-05 -> 0.1" in capsys.readouterr().err
     assert train.main(command) == 0
+
+
+def test_the_papers_protocol_files_the_oracle_apart(repository: Path, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    assert own(repository, tmp_path, "evaluation.protocol=paper", "training.epochs=3") == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["selected"] == "last"
+    assert results["protocol"] == "paper"
+    assert "validation" not in results["counts"]
+    history = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    watched = [line["test/recall@1"] for line in history if "test/recall@1" in line and line["step"] > 0]
+    assert len(watched) == 3
+    assert results["metrics"]["oracle/recall@1"] == max(watched)
+    assert results["metrics"]["median10/recall@1"] == sorted(watched)[1]
+    assert results["metrics"]["recall@1"] == results["last"]["recall@1"] == watched[-1]
+    assert not (tmp_path / "run/checkpoints/best.pt").exists()
+
+
+def test_queries_search_a_gallery(repository: Path, tmp_path: Path) -> None:
+    for split, classes in (("train", 8), ("query", 5), ("gallery", 5)):
+        photos(tmp_path / "photos" / split, classes=classes, each=4)
+    assert own(repository, tmp_path) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert (results["counts"]["queries"], results["counts"]["gallery"]) == (20, 20)
+    predicted = np.load(tmp_path / "run/predictions.npz")
+    assert predicted["neighbour_ids"].shape == (20, 10)
+    assert not set(predicted["query_ids"]) & set(predicted["neighbour_ids"].ravel())
+
+
+@pytest.mark.parametrize("settings", [["training.precision=bf16"], ["loss=pml", "loss.loss=ProxyAnchorLoss", "training.precision=bf16"], ["loss.loss=proxy_anchor", "method.proxy_lr=10"], ["model.train=last:1", "model.layer_decay=0.5", "optimizer=sgd", "schedule=step"]])  # fmt: skip
+def test_other_ways_to_train(repository: Path, tmp_path: Path, settings: list[str]) -> None:
+    photos(tmp_path / "photos")
+    assert own(repository, tmp_path, *settings) == 0
+    assert json.loads((tmp_path / "run/results.json").read_text())["metrics"]["recall@1"] > 0.5
+
+
+def test_singletons_and_other_hopeless_data(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos(tmp_path / "photos", classes=10, each=1)
+    assert own(repository, tmp_path) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--embeddings", "E.npy"], ["--embeddings E.npy and --table T.csv go together"]),
+        (["--embeddings", "absent.npy", "--table", "t.csv"], ["no embeddings at absent.npy"]),
+        (["--embeddings", "t.csv", "--table", "t.csv"], ["t.csv is not readable as a .npy array"]),
+        (["--embeddings", "flat.npy", "--table", "t.csv"], ["expected an array of N rows"]),
+        (["--embeddings", "e.npy", "--table", "short.csv"], ["short.csv has 3 rows, but there are 6 embeddings"]),
+        (
+            ["--embeddings", "e.npy", "--table", "t.csv", "--label", "lable"],
+            ["no column 'lable'", "Did you mean 'label'", "--label"],
+        ),
+        (["--embeddings", "e.npy", "--table", "t.csv", "--split", "val"], ["no row of the table is of split 'val'"]),
+        (["--embeddings", "nan.npy", "--table", "t.csv"], ["row 2", "x2"]),
+        ([], ["which model?"]),
+        (["nowhere/at-all"], ["nowhere/at-all"]),
+    ],
+)
+def test_evaluate_refuses_what_does_not_fit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    expected: list[str],
+) -> None:
+    from metrixkit import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    vectors = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    np.save("e.npy", vectors)
+    np.save("flat.npy", vectors[0])
+    vectors[2, 1] = np.nan
+    np.save("nan.npy", vectors)
+    table = pd.DataFrame({"id": [f"x{i}" for i in range(6)], "label": list("aabbcc"), "split": ["test"] * 6})
+    table.to_csv("t.csv", index=False)
+    table[:3].to_csv("short.csv", index=False)
+    assert evaluate.main(words) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    for word in expected:
+        assert word in message
+
+
+def test_evaluate_finds_queries_and_gallery_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from metrixkit import evaluate
+
+    np.save(tmp_path / "e.npy", np.eye(4)[[0, 1, 0, 2]])
+    pd.DataFrame({"label": list("abab"), "split": ["query", "query", "gallery", "gallery"]}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    assert (
+        evaluate.main(
+            [
+                "--embeddings",
+                f"{tmp_path}/e.npy",
+                "--table",
+                f"{tmp_path}/t.csv",
+                "evaluation.recall_at=[1]",
+                "evaluation.metrics=[]",
+            ]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "2 queries against a gallery of 2" in said
+    assert "50.0 %" in said
+
+
+def test_embed_refuses_what_does_not_fit(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from metrixkit import embed
+
+    (tmp_path / "empty").mkdir()
+    for source, word in (
+        (["absent"], "no file or folder at absent"),
+        ([f"{tmp_path}/empty"], "no images in"),
+        (["data=glyphs", "x.png"], "not both"),
+    ):
+        assert embed.main([str(run), *source, "--out", f"{tmp_path}/out"]) == 2
+        assert word in capsys.readouterr().err
+    photos(tmp_path / "photos", classes=2, each=2)
+    assert embed.main([str(run), f"{tmp_path}/photos", "--out", f"{tmp_path}/out"]) == 0
+    table = pd.read_csv(tmp_path / "out/table.csv", dtype=str)
+    assert list(table["id"]) == ["class00/0.png", "class00/1.png", "class01/0.png", "class01/1.png"]
+    assert list(table["label"]) == ["class00", "class00", "class01", "class01"]

@@ -32,7 +32,8 @@ def start(repository: Path, run: Path, workers: int, *extra: str) -> subprocess.
         str(run),
         *extra,
     ]
-    return subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with Path(f"{run}.log").open("ab") as said:
+        return subprocess.Popen(command, cwd=repository, env=environment, stdout=said, stderr=said)
 
 
 def lines(run: Path) -> int:
@@ -43,7 +44,7 @@ def lines(run: Path) -> int:
 @pytest.mark.slow
 def test_ten_kills_change_nothing(repository: Path, tmp_path: Path) -> None:
     whole = start(repository, tmp_path / "whole", 0)
-    assert whole.wait() == 0, whole.stderr.read() if whole.stderr else ""
+    assert whole.wait() == 0, (tmp_path / "whole.log").read_text()
     draw = random.Random(0)
     kills = 0
     run = tmp_path / "cut"
@@ -60,7 +61,7 @@ def test_ten_kills_change_nothing(repository: Path, tmp_path: Path) -> None:
                 break
             time.sleep(0.005)
         if process.poll() is not None:
-            assert process.returncode == 0, process.stderr.read() if process.stderr else ""
+            assert process.returncode == 0, (tmp_path / "cut.log").read_text()
             break
         time.sleep(draw.random() * 0.05)
         process.kill()
@@ -68,7 +69,7 @@ def test_ten_kills_change_nothing(repository: Path, tmp_path: Path) -> None:
         kills += 1
     assert kills == 10, f"the run ended after {kills} kills: lengthen it"
     last = start(repository, run, 0, "--resume")
-    assert last.wait() == 0, last.stderr.read() if last.stderr else ""
+    assert last.wait() == 0, (tmp_path / "cut.log").read_text()
     states = [torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True) for name in ("whole", "cut")]
     assert states[0]["progress"]["step"] == states[1]["progress"]["step"]
     for name, tensor in states[0]["method"].items():
@@ -84,7 +85,7 @@ def test_sigterm_saves_exits_and_resumes(repository: Path, tmp_path: Path) -> No
     while lines(tmp_path / "run") < 8 and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
-    assert process.wait(60) == 143, process.stderr.read() if process.stderr else ""
+    assert process.wait(60) == 143, (tmp_path / "run.log").read_text()
     step = torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)["progress"]["step"]
     assert step >= 1
     assert start(repository, tmp_path / "run", 0, "--resume").wait() == 0

@@ -153,7 +153,7 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Jo
         "sampler": sampler,
         "settings": settings,
         "checkpoints": folder.checkpoints,
-        "evaluate": lambda: task.watch(method.encoders()["image"]),
+        "evaluate": lambda epoch: task.watch(method.encoders()["image"], epoch),
         "select_by": task.selects,
         "evaluate_every": evaluation.every,
         "embed": lambda: task.embed(method.encoders()["image"], "train").vectors,
@@ -197,7 +197,7 @@ def train(config: Mapping[str, Any], path: str | Path, resume: bool = False) -> 
             metrics, _, _ = job.task.test(job.model)
             progress.before = metrics
             run_log.say("before training, on the test split:\n" + format_table(metrics))
-            run_log.numbers(0, 0, job.task.watch(job.model))
+            run_log.numbers(0, 0, job.task.watch(job.model, 0))
         progress = Trainer(fabric=fabric, log=run_log, **job.trainer_parts).run(progress)
         results = finish(job, folder, progress, run_log, time.perf_counter() - started)
     fabric.barrier()
@@ -246,7 +246,11 @@ def finish(job: Job, folder: RunFolder, progress: Progress, run_log: RunLog, sec
         "split": job.manifest.split_name,
         "counts": {**job.manifest.counts(), "dropped": job.manifest.dropped, **evaluation.counts},
         "definitions": evaluation.definitions,
-        "seconds": {"training": round(progress.seconds, 2), "this_process": round(seconds, 2)},
+        "seconds": {
+            "training": round(progress.seconds, 2),
+            "this_process": round(seconds, 2),
+            "this_process_cpu": round(time.process_time(), 2),
+        },
         "seed": job.config["seed"],
         "versions": versions(),
         "command": environment(job.fabric.device, job.fabric.world_size)["command"],

@@ -35,6 +35,9 @@ class EvaluationSettings:
         every: Epochs between evaluations.
         batch_size: Images a forward call.
         utilization: Also report utilization of the training set, alignment and uniformity at the end.
+        geometry_every: Log the same three for the watched split (``validation/utilization``, ...) before training and
+            after every such number of epochs, as far as these are evaluated (`every`); null for never. Utilization
+            costs an embedding of the training split each time.
         neighbours: Neighbours kept for each query in ``predictions.npz``.
     """
 
@@ -47,6 +50,7 @@ class EvaluationSettings:
     every: int = 1
     batch_size: int = 128
     utilization: bool = True
+    geometry_every: int | None = None
     neighbours: int = 10
 
 
@@ -120,6 +124,9 @@ class Retrieval:
                 f"computed.{did_you_mean(self.settings.select_by, offered)} "
                 "Add it to evaluation.recall_at or evaluation.metrics."
             )
+        every = self.settings.geometry_every
+        if every is not None and every < 1:
+            raise InputError(f"evaluation.geometry_every={every}: expected a number of epochs, or null for never.")
 
     @property
     def test_split(self) -> str:
@@ -166,13 +173,26 @@ class Retrieval:
         metrics = [m for m in self.settings.metrics if not (recall_only and m in ("nmi", "ami"))]
         return judge(self.settings, queries, gallery, metrics), queries, gallery
 
-    def watch(self, encoder: nn.Module) -> dict[str, float]:
-        """Evaluate the watched split after an epoch; names carry the split."""
+    def watch(self, encoder: nn.Module, epoch: int) -> dict[str, float]:
+        """Evaluate the watched split after `epoch` epochs, 0 being before training; names carry the split."""
         if self.watched_split is None:
             return {}
-        evaluation, _, _ = self.evaluate(encoder, self.watched_split, recall_only=True)
+        evaluation, queries, _ = self.evaluate(encoder, self.watched_split, recall_only=True)
+        metrics = dict(evaluation)
+        every = self.settings.geometry_every
+        if every is not None and epoch % every == 0:
+            metrics |= self.geometry(encoder, queries)
         prefix = "validation" if self.watched_split == "validation" else "test"
-        return {f"{prefix}/{name}": value for name, value in evaluation.items()}
+        return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+    def geometry(self, encoder: nn.Module, queries: Embedded) -> dict[str, float]:
+        """Return how `queries` lie: utilization of the training split, alignment, uniformity."""
+        train = self.embed(encoder, "train")
+        return {
+            "utilization": utilization(queries.vectors, train.vectors),
+            "alignment": alignment(queries.vectors, queries.labels),
+            "uniformity": uniformity(queries.vectors),
+        }
 
     @property
     def selects(self) -> str | None:
@@ -188,10 +208,7 @@ class Retrieval:
         evaluation, queries, gallery = self.evaluate(encoder, self.test_split)
         metrics = dict(evaluation)
         if self.settings.utilization and "train" in self.manifest.splits:
-            train = self.embed(encoder, "train")
-            metrics["utilization"] = utilization(queries.vectors, train.vectors)
-            metrics["alignment"] = alignment(queries.vectors, queries.labels)
-            metrics["uniformity"] = uniformity(queries.vectors)
+            metrics |= self.geometry(encoder, queries)
         found = predictions(
             queries.vectors,
             queries.labels,

@@ -1,15 +1,19 @@
 """What is minimised: generalised pair and proxy losses, mixing with labels on top, and other packages' losses."""
 
+from collections.abc import Callable
+
 from torch import nn
 
+from metrixkit.losses.from_pml import from_pml, from_pml_by_name
 from metrixkit.losses.metrix import Metrix, Terms
 from metrixkit.losses.official import OfficialContrastive
 from metrixkit.losses.pairs import NCA, BinomialDeviance, Contrastive, LiftedStructure, MultiSimilarity, PairLoss
 from metrixkit.losses.pml import PML
 from metrixkit.losses.proxies import ProxyAnchor, ProxyLoss, ProxyNCA
+from metrixkit.losses.rivals import IMix, MoCHi
 from metrixkit.losses.triplet import Triplet
 
-LOSSES: dict[str, type[nn.Module]] = {
+LOSSES: dict[str, Callable[..., nn.Module]] = {
     "contrastive": Contrastive,
     "multi_similarity": MultiSimilarity,
     "binomial_deviance": BinomialDeviance,
@@ -20,9 +24,15 @@ LOSSES: dict[str, type[nn.Module]] = {
     "proxy_nca": ProxyNCA,
     "metrix": Metrix,
     "pml": PML,
+    "from_pml": from_pml_by_name,
+    "imix": IMix,
+    "mochi": MoCHi,
     "official_contrastive": OfficialContrastive,
 }
-"""Name to class. `num_classes`, `dim` and `seed` of a constructor are the programme's to give, not the user's."""
+"""Name to class, or to a function that builds one.
+
+`num_classes`, `dim` and `seed` are the programme's to give, not the user's.
+"""
 
 __all__ = [
     "LOSSES",
@@ -30,8 +40,10 @@ __all__ = [
     "PML",
     "BinomialDeviance",
     "Contrastive",
+    "IMix",
     "LiftedStructure",
     "Metrix",
+    "MoCHi",
     "MultiSimilarity",
     "OfficialContrastive",
     "PairLoss",
@@ -40,4 +52,5 @@ __all__ = [
     "ProxyNCA",
     "Terms",
     "Triplet",
+    "from_pml",
 ]

@@ -128,7 +128,7 @@ class LogForm:
             if isinstance(y, float | int) and y == 0:
                 values.append(torch.full_like(chunk.share, side.empty))
                 continue
-            value, slope, e = _log_side(side, y, chunk)
+            value, slope, e = log_side(side, y, chunk)
             values.append(value)
             slopes.append(slope * (chunk.weight_pos if side is self.pos else chunk.weight_neg))
             exponentials.append(e)
@@ -146,7 +146,7 @@ class LogForm:
         return loss.sum(), derivative
 
 
-def _log_side(side: LogSide, y: Weight, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
+def log_side(side: LogSide, y: Weight, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
     """Return a side's value and its derivative's factor by anchor (A,), and the (T, K) exponentials it belongs to."""
     shift: Weight | None = side.constant_shift(chunk.s.dtype)
     if shift is None:

@@ -16,7 +16,7 @@ from metrixkit.errors import InputError
 from metrixkit.losses.clean import clean_sum
 from metrixkit.losses.forms import BinomialForm, ContrastiveForm, Form, LogForm, LogSide
 from metrixkit.losses.relations import Relations, mean_weights, pair_masks
-from metrixkit.losses.unit import check_batch, cosines, full_precision, no_autocast
+from metrixkit.losses.unit import check_batch, cosines, full_precision, no_autocast, unit_rows
 
 _CONSTANT = (
     "every mixture carries the same label lambda, so that the loss is the constant log((1 - lambda) / lambda) with "
@@ -35,6 +35,7 @@ class PairLoss(nn.Module):
         form: The functions inside and outside the sums.
         refused: Kind of pair to the reason why mixing it makes no sense with this loss.
         refused_with_one_ratio: The same, where one lambda holds for the whole step.
+        refused_levels: Level ("feature", "input") to the reason why examples cannot be mixed there with this loss.
         needs_both: Whether an anchor without a positive or without a negative has no loss at all and is left out of
             the mean.
         always_mean: Whether mixtures of an anchor are always averaged, never summed.
@@ -42,6 +43,7 @@ class PairLoss(nn.Module):
 
     refused: ClassVar[dict[str, str]] = {}
     refused_with_one_ratio: ClassVar[dict[str, str]] = {}
+    refused_levels: ClassVar[dict[str, str]] = {}
     needs_both: ClassVar[bool] = False
     always_mean: ClassVar[bool] = False
 
@@ -68,6 +70,14 @@ class PairLoss(nn.Module):
             return similarity if rows is None else similarity[rows]
 
         return Relations(similarity, positive, negative, among_candidates, True, lambda: similarity)
+
+    def anchor_rows(self, embeddings: Tensor) -> Tensor:
+        """Return the unit vectors (A, d) that :meth:`relations` compares with others: here the batch's own rows.
+
+        Mixtures that the model itself encodes are compared with them.
+        """
+        with no_autocast(embeddings):
+            return unit_rows(full_precision(embeddings))
 
     def from_similarity(self, s: Tensor, w_pos: Tensor, w_neg: Tensor) -> Tensor:
         """Return the generalised form itself, with soft weights.

@@ -49,10 +49,10 @@ class PML(nn.Module):
         given = {
             name: value for name, value in (("num_classes", num_classes), ("embedding_size", dim)) if value is not None
         }
-        self.loss = _build(losses, loss, arguments or {}, given, "loss")
+        self.loss = build_pml(losses, loss, arguments or {}, given, "loss")
         if miner is None and miner_arguments:
             raise InputError(f"miner_arguments={miner_arguments} are given without a miner; name one in miner.")
-        self.miner = None if miner is None else _build(miners, miner, miner_arguments or {}, {}, "miner")
+        self.miner = None if miner is None else build_pml(miners, miner, miner_arguments or {}, {}, "miner")
 
     @property
     def proxies(self) -> nn.Parameter | None:
@@ -77,7 +77,7 @@ class PML(nn.Module):
             return value
 
 
-def _build(module: Any, name: str, arguments: dict[str, Any], given: dict[str, int], kind: str) -> nn.Module:
+def build_pml(module: Any, name: str, arguments: dict[str, Any], given: dict[str, int], kind: str) -> nn.Module:
     """Construct class `name` of `module`; what it names of `given` and `arguments` leaves open is added."""
     known = [n for n, member in vars(module).items() if inspect.isclass(member) and issubclass(member, nn.Module)]
     if name not in known:

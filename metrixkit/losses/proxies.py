@@ -20,6 +20,9 @@ from metrixkit.losses.unit import check_batch, cosines, full_precision, no_autoc
 _NEVER_MIXED = (
     "the anchors are proxies, and proxies are never mixed (Metrix, ICLR 2022: positives and negatives are examples)"
 )
+_ONLY_EMBEDDED = (
+    "its positives and negatives are proxies, which exist as embeddings only and have no maps or pixels to mix"
+)
 _ONE_PROXY = "a class has a single proxy, so there is no second positive to mix it with"
 
 
@@ -96,6 +99,11 @@ class ProxyAnchor(ProxyLoss):
 
         return Relations(similarity, member, ~member, among_candidates, False, among_proxies)
 
+    def anchor_rows(self, embeddings: Tensor) -> Tensor:
+        """Return the unit proxies (C, d)."""
+        with no_autocast(embeddings):
+            return unit_rows(self.proxies.to(full_precision(embeddings).dtype))
+
     def batch_weights(self, relations: Relations, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 / (proxies with a positive) and 1 / C, for the clean loss and for mixtures alike."""
         pos = mean_weights(relations.positive.any(1), relations.similarity.dtype)
@@ -118,6 +126,7 @@ class ProxyNCA(ProxyLoss):
     needs_both = True
     refused = {"positive-positive": _ONE_PROXY}  # noqa: RUF012 - declared ClassVar in the base class
     refused_with_one_ratio = CONSTANT_KINDS
+    refused_levels = dict.fromkeys(("feature", "input"), _ONLY_EMBEDDED)
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 1.0, seed: int = 0) -> None:
         slope = 1 / positive_number("temperature", temperature)

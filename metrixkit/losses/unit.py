@@ -50,13 +50,15 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> None:
         )
 
 
-def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+def unit_and_inverse(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, d) rows at length 1 and their inverse lengths (B, 1), both 0 for a zero row."""
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     inverse = torch.where(length > _SHORTEST, 1 / length, torch.zeros((), dtype=length.dtype, device=length.device))
     return rows * inverse, inverse
 
 
-def _through_unit(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+def through_unit(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+    """Return the gradient by raw rows from that by unit rows, with what :func:`unit_and_inverse` returned."""
     along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
     return torch.addcmul(grad, unit, along, value=-1).mul_(inverse)
 
@@ -64,7 +66,7 @@ def _through_unit(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
 class _Cosines(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        unit, inverse = _unit(rows)
+        unit, inverse = unit_and_inverse(rows)
         ctx.save_for_backward(unit, inverse)
         return unit @ unit.T
 
@@ -73,14 +75,16 @@ class _Cosines(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
         with no_autocast(unit):
-            # A copy of the transpose first: added as it stands it costs three times as much in strided reads.
-            return _through_unit((grad.T.contiguous().add_(grad)) @ unit, unit, inverse)
+            # A copy of the transpose first: added as it stands it costs three times as much in strided reads. A true
+            # copy, because of a gradient that lies transposed in memory contiguous() is the gradient itself.
+            both = grad.T.clone(memory_format=torch.contiguous_format).add_(grad)
+            return through_unit(both @ unit, unit, inverse)
 
 
 class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        unit, inverse = _unit(rows)
+        unit, inverse = unit_and_inverse(rows)
         ctx.save_for_backward(unit, inverse)
         return unit
 
@@ -89,7 +93,7 @@ class _UnitRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
         with no_autocast(unit):
-            return _through_unit(grad, unit, inverse)
+            return through_unit(grad, unit, inverse)
 
 
 class _Products(torch.autograd.Function):

@@ -73,7 +73,12 @@ def check_kind(kind: str) -> None:
 
 
 def plan_pairs(
-    kind: str, positive: Tensor, negative: Tensor, similarity: Tensor | None = None, hardest: int | None = None
+    kind: str,
+    positive: Tensor,
+    negative: Tensor,
+    similarity: Tensor | None = None,
+    hardest: int | None = None,
+    positives: int | None = None,
 ) -> PairPlan:
     """List the mixtures of each anchor.
 
@@ -83,12 +88,15 @@ def plan_pairs(
         negative: (A, K) bool, N(a).
         similarity: (A, K) clean similarities; needed for `hardest` only.
         hardest: Keep only this many negatives of each anchor, those nearest to it; None keeps all.
+        positives: Keep only this many positives of each anchor as first elements, those that follow it in the batch
+            (round its end); None keeps all.
 
     Raises:
         InputError: Unknown kind.
     """
     check_kind(kind)
     device = positive.device
+    every, positive = positive, positive if positives is None else _following(positive, positives)
     columns = None
     if hardest is not None and similarity is not None and "negative" in kind and hardest < negative.shape[1]:
         # Anchors with fewer negatives get other candidates as filling; `allowed` leaves those out.
@@ -111,5 +119,19 @@ def plan_pairs(
         positive = positive & (positive.cumsum(1) == 1)
     anchor, first = positive.nonzero(as_tuple=True)
     if kind == "positive-positive":
-        return PairPlan(anchor, first, positive, distinct=True, target=1.0)
+        return PairPlan(anchor, first, every, distinct=True, target=1.0)
     return PairPlan(anchor, first, negative, columns)
+
+
+def _following(positive: Tensor, count: int) -> Tensor:
+    """Return the (A, K) mask of the first `count` of each anchor's positives after its own place, round the end.
+
+    Within a class of the batch each member is so the first positive of exactly one other.
+    """
+    anchors, candidates = positive.shape
+    if count >= candidates:
+        return positive
+    place = torch.arange(candidates, device=positive.device)
+    after = (place - torch.arange(anchors, device=positive.device)[:, None] - 1) % candidates
+    nearest = after.masked_fill(~positive, candidates).topk(count, dim=1, largest=False).indices
+    return torch.zeros_like(positive).scatter_(1, nearest, True) & positive

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -10,14 +9,16 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.models.backbone import build_trunk
+from metrixkit.models.head import Head
 from metrixkit.models.pooling import Pool, PoolingName, check_pooling
+from metrixkit.models.stages import Split
 from metrixkit.models.training_part import freeze, groups, trainable_stages
 from metrixkit.models.trunk import Card, feature_shape, own_pool_channels, reached_parameters
 from metrixkit.seam import Group
 
 
 class ImageEncoder(nn.Module):
-    """Images to embeddings: ``forward(x) == head(features(x))``.
+    """Images to embeddings: ``forward(x) == head(features(x))``, and so after any stage of the backbone.
 
     Args:
         backbone: ``timm/NAME``, ``torchvision/NAME``, ``transformers/NAME_OR_FOLDER`` (CLIP, SigLIP, DINOv2 towers),
@@ -104,6 +105,7 @@ class ImageEncoder(nn.Module):
         }  # fmt: skip
 
         self._stages = trunk.stages()
+        self._splits: dict[int, Split] = {}
         # What this pooling does not reach must not wait for a gradient.
         reached = reached_parameters(self, self.image_size)
         for name, parameter in self.named_parameters():
@@ -127,15 +129,21 @@ class ImageEncoder(nn.Module):
         """
         return self.head(self.features(images))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the backbone's last features, before pooling; mixing at feature level happens here.
+    def features(self, images: Tensor, stage: int | None = None) -> Tensor:
+        """Return the backbone's features; mixing at feature level happens here.
 
         Args:
             images: As for :meth:`forward`.
+            stage: Those after this stage, 0 being the stem; None (or the last stage) takes the last features, before
+                pooling. Stages are those of `train`: layers of a transformer, stages of a CNN.
 
         Returns:
             Maps (B, C, h, w), tokens (B, N, C) or vectors (B, C), by the backbone; under autocast in its precision.
+
+        Raises:
+            InputError: As :meth:`forward`; no such stage, or a backbone that cannot be cut there.
         """
+        split = self._split(stage)
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), uint8 or in [0, 1].")
         pixels = images.to(self.mean.dtype)
@@ -144,27 +152,30 @@ class ImageEncoder(nn.Module):
         pixels = (pixels - self.mean) / self.std
         if self.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.trunk(pixels)  # type: ignore[no-any-return]
+        return self.trunk(pixels) if split is None else split.features(pixels)  # type: ignore[no-any-return]
 
-    def head(self, features: Tensor) -> Tensor:
-        """Pool, project and normalise features; the embeddings are in float32 also under autocast.
+    @property
+    def head(self) -> Head:
+        """What pools, projects and normalises the last features, (B, ...) -> (B, embedding_dim), or mixtures of such.
 
-        Args:
-            features: As :meth:`features` returns them, or mixtures of such.
-
-        Returns:
-            (B, embedding_dim).
+        Embeddings are in float32 also under autocast.
         """
-        pool: Any = self.trunk.own_pool if self.pool is None else self.pool
-        pooled: Tensor = pool(features)
-        # Two embeddings that bfloat16 rounds alike would tie in a ranking; the head costs nothing beside the backbone.
-        device = features.device.type
-        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):  # meta knows no autocast
-            rows = pooled.to(torch.float64 if pooled.dtype == torch.float64 else torch.float32)
-            if self.projection is not None:
-                rows = self.projection(rows)
-            # The small number is inside the root, as in Metrix' released code: a zero row has a finite gradient.
-            return rows * (rows.square().sum(1, keepdim=True) + 1e-12).rsqrt() if self.normalize else rows
+        return Head(self)
+
+    def head_from(self, stage: int | None = None) -> Head:
+        """Return what follows ``features(images, stage)``: the rest of the backbone and the head.
+
+        Raises:
+            InputError: No such stage, or a backbone that cannot be cut there.
+        """
+        return Head(self, self._split(stage))
+
+    def _split(self, stage: int | None) -> Split | None:
+        if stage is None or stage == len(self._stages) - 1:
+            return None
+        if stage not in self._splits:
+            self._splits[stage] = Split(self.trunk, stage, self.image_size, f"backbone {self._settings['backbone']!r}")
+        return self._splits[stage]
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """Set training mode, except for what is frozen."""

@@ -36,19 +36,29 @@ class Pool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (B, C) in float32 (float64 stays) of maps (B, C, H, W) or tokens (B, N, C)."""
-        if self.name == "token":
-            return _wide(features[:, 0])
-        positions = features.flatten(2) if features.ndim == 4 else features[:, self.prefix_tokens :].mT
+        positions = self.positions(features)
         if self.p is not None:
             p = self.p
             return _wide(positions).clamp(min=1e-6).pow(p).mean(-1).pow(1 / p)
-        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        mean = positions.mean(-1, dtype=dtype) if "avg" in self.name else None
+        if "max" not in self.name:
+            return self.linear(features)
         # Maxima are exact in the precision they come in; widened afterwards, which copies a vector and not the maps.
-        largest = _wide(positions.amax(-1)) if "max" in self.name else None
-        if mean is not None and largest is not None:
-            return mean + largest
-        return mean if mean is not None else largest  # type: ignore[return-value]
+        largest = _wide(positions.amax(-1))
+        return self.linear(features) + largest if "avg" in self.name else largest
+
+    def positions(self, features: Tensor) -> Tensor:
+        """Return the features of all positions that are pooled, (B, C, P)."""
+        return features.flatten(2) if features.ndim == 4 else features[:, self.prefix_tokens :].mT
+
+    def linear(self, features: Tensor) -> Tensor:
+        """Return the part of the pooled vector (B, C) that is linear in the features: zeros for ``max``."""
+        if self.name == "token":
+            return _wide(features[:, 0])
+        positions = self.positions(features)
+        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        if "avg" in self.name:
+            return positions.mean(-1, dtype=dtype)
+        return positions.new_zeros((), dtype=dtype).expand(positions.shape[:2])
 
     def extra_repr(self) -> str:
         """Return the name, for ``repr``."""

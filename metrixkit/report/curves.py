@@ -16,6 +16,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from metrixkit.errors import InputError
 from metrixkit.report.text import is_share
 
+GEOMETRY = ("utilization", "alignment", "uniformity")
 COLOURS = ("#2a6fbb", "#d1662b", "#2f9460", "#8a57a6", "#b23a48", "#6b6b6b")
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -43,8 +44,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 
 def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.PathLike[str]) -> Path | None:
-    """Draw losses, metrics, learning rates and the ratio of mixed to clean gradient over steps, each where it was
-    logged.
+    """Draw losses, metrics, geometry, learning rates and the ratio of mixed to clean gradient over steps, each where
+    it was logged.
 
     Args:
         metrics_jsonl: Lines such as ``{"step": 20, "epoch": 1, "loss/total": 0.8, "lr/head": 1e-4,
@@ -61,6 +62,7 @@ def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.Pat
     plots: list[tuple[str, Series, Callable[[Axes, Series], None]]] = [
         ("loss", _pick(series, lambda name: name.startswith("loss")), _draw_losses),
         ("retrieval, %", _pick(series, lambda name: "@" in name and is_share(name)), _draw_shares),
+        ("how embeddings lie (lower is better)", _pick(series, lambda name: name.endswith(GEOMETRY)), _draw_geometry),
         ("mixed / clean gradient", _pick(series, lambda name: "grad" in name and "ratio" in name), _draw_ratio),
         ("learning rate", _pick(series, lambda name: name.startswith("lr")), _draw_rates),
     ]
@@ -76,7 +78,8 @@ def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.Pat
         axes.tick_params(which="both", labelsize=8)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7, frameon=False)
+        if axes.get_legend() is None:
+            axes.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     out = Path(out_png)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +126,29 @@ def _draw_ratio(axes: Axes, series: Series) -> None:
         narrow = values.max() < 20 * values.min()  # over more decades the ticks between them would be a crowd
         axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if narrow else NullFormatter())
     axes.axhline(1.0, color="#888888", linewidth=0.8, linestyle=":")
+
+
+def _draw_geometry(axes: Axes, series: Series) -> None:
+    """Draw squared distances (0 to 4) to the left and uniformity, a logarithm (-8 to 0), to the right."""
+    right = {name: values for name, values in series.items() if name.endswith("uniformity")}
+    left = {name: values for name, values in series.items() if name not in right}
+    _draw_lines(axes, left, marker="o")
+    if not right:
+        return
+    other = axes.twinx()
+    for name, (steps, values) in right.items():
+        other.plot(
+            steps, values, color=COLOURS[2], linewidth=1.4, marker="s", markersize=3, linestyle="--",
+            label=f"{name} (right)",
+        )  # fmt: skip
+    other.tick_params(labelsize=8)
+    other.spines[["top"]].set_visible(False)
+    lines = [*axes.get_lines(), *other.get_lines()]
+    for side in (axes, other):  # room for the legend above the lines
+        low, high = side.get_ylim()
+        side.set_ylim(low, high + 0.45 * (high - low))
+    other.legend(lines, [str(line.get_label()) for line in lines], fontsize=7, frameon=False, loc="upper left")
+    axes.legend([], frameon=False)  # its lines stand in the other's legend
 
 
 def _draw_rates(axes: Axes, series: Series) -> None:

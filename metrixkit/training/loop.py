@@ -54,7 +54,8 @@ class Trainer:
         settings: Of the loop.
         checkpoints: Folder of ``last.pt`` and ``best.pt``.
         log: Where numbers go.
-        evaluate: Called after each evaluated epoch; returns metrics, the same on every process.
+        evaluate: Called with the number of finished epochs after each that is evaluated; returns metrics, the same on
+            every process.
         select_by: Name of the metric (higher is better) that selects ``best.pt``, or None to keep the last.
         evaluate_every: Epochs between evaluations.
         embed: Training embeddings for :meth:`Method.before_epoch`.
@@ -70,7 +71,7 @@ class Trainer:
     settings: TrainingSettings
     checkpoints: Path
     log: RunLog
-    evaluate: Callable[[], dict[str, float]]
+    evaluate: Callable[[int], dict[str, float]]
     select_by: str | None
     evaluate_every: int
     embed: Callable[[], Tensor]
@@ -124,7 +125,7 @@ class Trainer:
         mean = progress.loss_sum / max(steps, 1)
         progress.epoch, progress.position, progress.loss_sum = epoch + 1, 0, 0.0
         last = progress.epoch == self.settings.epochs
-        metrics = self.evaluate() if last or progress.epoch % self.evaluate_every == 0 else {}
+        metrics = self.evaluate(progress.epoch) if last or progress.epoch % self.evaluate_every == 0 else {}
         self.finish_epoch(progress, mean, metrics)
 
     def step(self, batch: Batch, progress: Progress, steps: int) -> float:

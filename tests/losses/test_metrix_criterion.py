@@ -121,7 +121,7 @@ def test_constant_mixtures_are_refused(loss, kind):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Metrix(MultiSimilarity(), level="feature"), "not available yet"),
+        (lambda: Metrix(MultiSimilarity(), level="featur"), "Did you mean 'feature'"),
         (lambda: Metrix(MultiSimilarity(), pairs="positive-negatives"), "Did you mean 'positive-negative'"),
         (lambda: Metrix(MultiSimilarity(), pairs=[]), "empty"),
         (lambda: Metrix(MultiSimilarity(), weight=-1), "weight"),
@@ -136,7 +136,7 @@ def test_constant_mixtures_are_refused(loss, kind):
         (lambda: Metrix(ProxyNCA(4, 6), pairs="positive-positive"), "single proxy"),
         (lambda: Metrix(LiftedStructure(), pairs="positive-positive"), "always 0"),
         (lambda: Metrix(Triplet(), pairs="negative-negative"), "together"),
-        (lambda: Metrix(MultiSimilarity())(X, LABELS, features=X), "not available yet"),
+        (lambda: Metrix(MultiSimilarity())(X, LABELS, features=X), "this one is 'embed'"),
         (lambda: Metrix(MultiSimilarity()).mixed_loss(X, LABELS, lam=1.5), r"\[0, 1\]"),
         (lambda: Metrix(MultiSimilarity()).mixed_loss(X, LABELS, lam=torch.rand(3, 3)), r"shape \(8, 8\)"),
         (lambda: MultiSimilarity(beta=0), "beta"),
@@ -177,7 +177,8 @@ def test_every_loss_is_built_by_name():
     for name, cls in LOSSES.items():
         given = {"loss": Contrastive()} if name == "metrix" else {}
         loss = cls(num_classes=4, dim=6) if name.startswith("proxy") else cls(**given)
-        value = loss(X, LABELS)
+        images = {"features": X, "head": torch.nn.Identity()} if name == "imix" else {}
+        value = loss(X, LABELS, **images)
         assert value.shape == ()
         assert torch.isfinite(value)
 

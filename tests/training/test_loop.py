@@ -107,7 +107,7 @@ def trainer(
     made = Trainer(
         method=method, wrapped=wrapped, optimizer=optimizer, rates=rates, loader=order, sampler=order, fabric=fabric,
         settings=options, checkpoints=folder / "checkpoints", log=RunLog(folder, True, options.tensorboard, keep),
-        evaluate=lambda: {"validation/recall@1": queue.pop(0)}, select_by="validation/recall@1", evaluate_every=1,
+        evaluate=lambda epoch: {"validation/recall@1": queue.pop(0)}, select_by="validation/recall@1", evaluate_every=1,
         embed=lambda: torch.zeros(1),
     )  # fmt: skip
     LOGS.append(made.log)
@@ -153,7 +153,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int) -> None:
     torch.manual_seed(99)  # a resumed process starts with another generator state
     progress = checkpoint.load(last, resumed, second.optimizer, torch.device("cpu"))
     assert progress.step <= killed_at
-    second.evaluate = lambda: {"validation/recall@1": [0.1, 0.3, 0.2][len(progress.history)]}
+    second.evaluate = lambda epoch: {"validation/recall@1": [0.1, 0.3, 0.2][len(progress.history)]}
     second.run(progress)
     second.log.close()
     assert equal(weights(method), weights(resumed))

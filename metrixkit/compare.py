@@ -1,0 +1,61 @@
+"""Compare runs: ``python -m metrixkit.compare RUN... [--csv F] [--markdown F] [--latex F] [--plot F.png]``.
+
+RUN is a run folder, or a folder with runs anywhere below it. Runs that differ only in their seeds make one row, named
+by the settings in which it differs from the other rows: mean, standard deviation and number. The others are measured
+against the first row (or --against), with a paired bootstrap over queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from metrixkit._doors import guarded
+from metrixkit.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the door; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="metrixkit compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders that hold some")
+    parser.add_argument("--metrics", metavar="A,B", help="columns; default every recall@k, map@r and utilization")
+    parser.add_argument("--against", metavar="ROW", help="the reference row, by its name or a part of it")
+    parser.add_argument(
+        "--force", action="store_true", help="also compare other data, splits, protocols or queries, or a run twice"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--csv", metavar="FILE", help="full precision, with the run folders")
+    parser.add_argument("--markdown", metavar="FILE", help="the tables in Markdown")
+    parser.add_argument("--latex", metavar="FILE", help="the tables in LaTeX")
+    parser.add_argument("--plot", metavar="FILE.png", help="means with error bars")
+    options = parser.parse_args(argv)
+
+    def work() -> int:
+        from metrixkit.comparison import compare
+        from metrixkit.report.comparison import WRITERS, as_text
+        from metrixkit.report.comparison_plot import comparison_plot
+
+        metrics = None if options.metrics is None else [m.strip() for m in options.metrics.split(",") if m.strip()]
+        comparison = compare(options.runs, metrics, options.against, options.force, options.seed)
+        print(as_text(comparison))
+        try:
+            for kind, write in WRITERS.items():
+                target = getattr(options, kind)
+                if target:
+                    Path(target).parent.mkdir(parents=True, exist_ok=True)
+                    Path(target).write_text(write(comparison), encoding="utf-8")
+                    print(f"{kind}: {target}")
+            if options.plot:
+                print(f"plot: {comparison_plot(comparison, options.plot)}")
+        except OSError as error:
+            raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
+        return 0
+
+    return guarded("compare", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Many runs as a picture: mean, deviation and each run of every row."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from metrixkit.comparison import Comparison
+from metrixkit.report.curves import COLOURS
+from metrixkit.report.text import is_share
+
+ACROSS = 3
+LONGEST = 46
+BELOW = 0.22  # single runs stand under their mean, where its marker does not hide them
+
+
+def comparison_plot(comparison: Comparison, out_png: str | os.PathLike[str]) -> Path:
+    """Draw one panel a metric, rows from top to bottom: the mean, one standard deviation, and each run as a dot.
+
+    The dotted line is the mean of the reference row. Axes do not start at zero.
+
+    Args:
+        comparison: The rows.
+        out_png: The picture; its folder is made.
+
+    Returns:
+        The path.
+    """
+    count = len(comparison.metrics)
+    across = min(count, ACROSS)
+    down = (count + across - 1) // across
+    label_width = 0.075 * min(max(len(row.label) for row in comparison.rows), LONGEST)
+    size = (label_width + 2.6 * across, down * (1.0 + 0.32 * len(comparison.rows)))
+    figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
+    first: Axes | None = None
+    for place, name in enumerate(comparison.metrics):
+        axes = figure.add_subplot(down, across, place + 1, sharey=first)
+        first = first or axes
+        _panel(axes, comparison, name)
+        axes.tick_params(labelleft=place % across == 0)
+    figure.supxlabel("mean and one standard deviation over seeds; small dots are single runs", fontsize=8)
+    FigureCanvasAgg(figure)
+    out = Path(out_png)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, format="png")
+    return out
+
+
+def _panel(axes: Axes, comparison: Comparison, name: str) -> None:
+    scale = 100.0 if is_share(name) else 1.0
+    for place, row in enumerate(comparison.rows):
+        spread = row.metrics.get(name)
+        if spread is None:
+            continue
+        colour = COLOURS[-1] if place == comparison.reference else COLOURS[0]
+        values = [scale * value for value in spread.values]
+        if spread.sd is not None:
+            axes.plot(values, [place + BELOW] * len(values), "o", color=colour, alpha=0.5, markersize=3)
+        deviation = None if spread.sd is None else scale * spread.sd
+        axes.errorbar(scale * spread.mean, place, xerr=deviation, fmt="D", color=colour, markersize=4.5, capsize=3)
+    against = comparison.rows[comparison.reference].metrics.get(name)
+    if against is not None and len(comparison.rows) > 1:
+        axes.axvline(scale * against.mean, color=COLOURS[-1], linewidth=0.8, linestyle=":", zorder=0)
+    labels = [row.label if len(row.label) <= LONGEST else row.label[: LONGEST - 1] + "…" for row in comparison.rows]
+    # A dollar sign would open a formula.
+    axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels], fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_title(f"{name}, %" if is_share(name) else name, fontsize=9, loc="left")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)

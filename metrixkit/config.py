@@ -122,7 +122,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     node = raw
     for depth, parent in enumerate(parents):
         below = node.get(parent)
-        if isinstance(below, str) and depth == 0 and parent in FAMILIES:
+        if isinstance(below, str) and parent in FAMILIES:
             below = {"name": below}
         if below is None:
             below = {}

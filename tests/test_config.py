@@ -76,6 +76,11 @@ def test_overrides_change_one_setting_or_replace_a_node(glyphs: Path) -> None:
     assert config["evaluation"]["recall_at"] == [1, 5]
 
 
+def test_a_nested_node_is_replaced_and_then_set(glyphs: Path) -> None:
+    config = configs.load(glyphs, ["loss.loss=contrastive", "loss.loss.margin=0.3"])
+    assert config["loss"]["loss"] == {"name": "contrastive", "margin": 0.3}
+
+
 def test_a_node_that_the_method_does_not_take_is_an_error(
     glyphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,10 +25,10 @@ TINY = [
 @pytest.mark.parametrize(
     "settings",
     [
-        ["loss.level=feature"],
+        pytest.param(["loss.level=feature"], marks=pytest.mark.slow),
         ["loss.level=feature", "method.stage=2", "loss.hardest=2", "loss.chunk=16", "training.precision=bf16"],
-        ["loss.level=feature", "training.precision=bf16", "model.train=head"],
-        ["loss.level=input", "loss.positives=1"],
+        pytest.param(["loss.level=feature", "training.precision=bf16", "model.train=head"], marks=pytest.mark.slow),
+        pytest.param(["loss.level=input", "loss.positives=1"], marks=pytest.mark.slow),
         ["loss.level=[embed,feature,input]", "loss.reduction=mean"],
     ],
     ids=["feature", "stage and bf16", "frozen and bf16", "input", "drawn"],

@@ -17,11 +17,11 @@ BACKBONES = [
     ("timm/resnet18", 64),
     ("timm/vit_tiny_patch16_224", 32),
     ("timm/mobilenetv3_small_100", 64),
-    ("timm/swin_tiny_patch4_window7_224", 64),
+    pytest.param("timm/swin_tiny_patch4_window7_224", 64, marks=pytest.mark.slow),
     ("torchvision/mobilenet_v2", 64),
     ("torchvision/resnet18", 64),
-    ("torchvision/vit_b_32", 64),
-    ("torchvision/densenet121", 64),
+    pytest.param("torchvision/vit_b_32", 64, marks=pytest.mark.slow),
+    pytest.param("torchvision/densenet121", 64, marks=pytest.mark.slow),
 ]
 
 

@@ -18,7 +18,7 @@ import yaml
 from metrixkit import config as configs
 from metrixkit.errors import InputError
 from metrixkit.train import run_name
-from metrixkit.training.run import FREE_ON_RESUME, RunFolder, flatten
+from metrixkit.training.run import RunFolder, differences
 
 NEW, UNFINISHED, FINISHED, OTHER = "new", "unfinished", "finished", "other settings"
 
@@ -55,14 +55,9 @@ class Planned:
         try:
             raw = yaml.safe_load(saved.read_text(encoding="utf-8"))
             # A setting that came with a later version stands at its default, which is how the run was made.
-            before, now = flatten(configs.resolve(raw)), flatten(self.config)
+            return differences(configs.resolve(raw), self.config)
         except (InputError, yaml.YAMLError, AttributeError) as error:
             return f"{saved} is not readable as a config: {error}"
-        return "; ".join(
-            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
-        )
 
     def command(self, resume: bool) -> list[str]:
         """Return the command that does this run alone."""

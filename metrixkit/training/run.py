@@ -86,17 +86,22 @@ class RunFolder:
         saved = self.path / "config.yaml"
         if not saved.exists():
             return
-        before, now = flatten(yaml.safe_load(saved.read_text(encoding="utf-8"))), flatten(config)
-        changed = [
-            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
-        ]
+        changed = differences(yaml.safe_load(saved.read_text(encoding="utf-8")), config)
         if changed:
             raise InputError(
-                f"--resume: the settings differ from those of {self.path}: {'; '.join(changed)}. Give the old ones, "
+                f"--resume: the settings differ from those of {self.path}: {changed}. Give the old ones, "
                 "or start anew with --run OTHER_FOLDER."
             )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what two resolved configs say differently, ``key: old -> new``; what may differ on resume is left out."""
+    old, new = flatten(before), flatten(now)
+    return "; ".join(
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(FREE_ON_RESUME)
+    )
 
 
 def flatten(config: Any, path: str = "") -> dict[str, Any]:

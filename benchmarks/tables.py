@@ -63,6 +63,7 @@ def ablations() -> dict[str, list[str]]:
     table |= {f"alpha {a}": [f"loss.alpha={a}"] for a in (0.5, 1.0, 4.0)}
     table |= {f"w {w}": [f"loss.weight={w}"] for w in (0.1, 0.2, 0.8)}
     table["reduction mean"] = ["loss.reduction=mean"]
+    table["lambda per pair"] = ["loss.ratio_per=pair"]
     return table
 
 

@@ -6,6 +6,7 @@ the batch of a single process.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ def mix_seed(*parts: int) -> int:
     return state >> 1
 
 
-class EpochSampler:
+class EpochSampler(ABC):
     """What all samplers share: epochs, resuming, the parts of several processes. Subclasses plan an epoch.
 
     Iterating yields this process's part of each batch as a list of :class:`Draw`.
@@ -57,13 +58,13 @@ class EpochSampler:
         self.epoch = 0
         self._start = 0
 
+    @abstractmethod
     def plan(self, epoch: int) -> list[list[int]]:
         """Return the global batches of `epoch` as lists of item indices; a pure function of (seed, epoch)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __len__(self) -> int:
         """Return the batches of an epoch, the same for every epoch."""
-        raise NotImplementedError
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through. A loaded position of this same epoch stays."""

@@ -11,6 +11,7 @@ A anchors, M compared items, T rows of a chunk, K columns.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -173,23 +174,23 @@ def log_side(side: LogSide, y: Weight, chunk: Chunk) -> tuple[Tensor, Tensor, Te
     return value, side.scale * side.slope * factor / safe, e
 
 
-class ElementForm:
+class ElementForm(ABC):
     """Identity outside: the loss of an anchor is a sum over what it is compared with.
 
     Subclasses give both sides and `element`, the loss of one mixture of label y and its derivative by s.
     """
 
+    @abstractmethod
     def positive(self, s: Tensor) -> Tensor:
         """Return rho+ of similarities of any shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def negative(self, s: Tensor) -> Tensor:
         """Return rho- of similarities of any shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def element(self, s: Tensor, y: Weight) -> tuple[Tensor, Tensor]:
         """Return ``y rho+(s) + (1 - y) rho-(s)`` and its derivative by s, each of the shape of `s`."""
-        raise NotImplementedError
 
     def terms(self, s: Tensor, w_pos: Tensor, w_neg: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Form.terms`."""

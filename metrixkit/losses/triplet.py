@@ -21,6 +21,14 @@ class TripletForm(ElementForm):
 
     margin: float
 
+    def positive(self, s: Tensor) -> Tensor:
+        """See :class:`~metrixkit.losses.forms.ElementForm`; the margin joins the two sides of one triplet."""
+        return -s
+
+    def negative(self, s: Tensor) -> Tensor:
+        """See :class:`~metrixkit.losses.forms.ElementForm`."""
+        return s
+
     def element(self, s: Tensor, y: Weight) -> tuple[Tensor, Tensor]:
         """See :class:`~metrixkit.losses.forms.ElementForm`."""
         slope = 1 - y * 2

@@ -13,6 +13,7 @@ compared) and the comparisons of anchors with them. The default batch is the pap
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import statistics
 import time
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--backbone", default="timm/resnet50")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--only", default="", help="only the cases whose name holds this, and the plain ones")
+    parser.add_argument("--only", default="", help="only the cases whose name matches this pattern, and the plain ones")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -93,7 +94,7 @@ def main() -> None:
         pooling: ImageEncoder(options.backbone, pooling=pooling, image_size=options.size, freeze_batch_norm=True)
         for pooling in ("avg", "avg+max")
     }
-    cases = [case for case in CASES if not case.settings or options.only in case.what]
+    cases = [case for case in CASES if not case.settings or re.search(options.only, case.what)]
     methods = [case.method(models[case.pooling]) for case in cases]
     warm = Batch(batch.ids[:10], labels[:10] % 2, [images[:10]])
     for method in methods:

@@ -48,6 +48,13 @@ def rows(data: str) -> dict[str, list[str]]:
         inner = [f"loss.loss={loss}", *(f"loss.loss.{s}" for s in settings), *mean]
         for level in ("embed", "feature", "input"):
             table[f"{loss} + Metrix/{level}"] = [*inner, f"loss.level={level}"]
+        if loss == "contrastive":
+            for name, rival in (("i-Mix/input", "imix"), ("MoCHi/embed", "mochi")):
+                table[f"{loss} + {name}"] = [
+                    f"loss={rival}",
+                    f"loss.loss={loss}",
+                    *(f"loss.loss.{s}" for s in settings),
+                ]
     if data == "glyphs":
         table |= ablations()
     return table
@@ -98,8 +105,10 @@ def summarise(data: str, found: list[dict[str, str]], path: Path) -> None:
         "",
     ]
     lines += ["| row | n | " + " | ".join([*METRICS, "before recall@1", "wall s", "cpu s"]) + " |", "|---" * 11 + "|"]
-    for name in dict.fromkeys(row["row"] for row in found):
+    for name in rows(data):
         group = [row for row in found if row["row"] == name]
+        if not group:
+            continue
         cells = []
         for metric in [*METRICS, "before recall@1", "wall s", "cpu s"]:
             values = [float(row[metric]) for row in group]

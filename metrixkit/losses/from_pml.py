@@ -54,6 +54,10 @@ class _Closeness:
         """Return the t at which the object's own number is `margin`."""
         return (self.sign * margin - self.shift) / self.scale
 
+    def slack(self, margin: float) -> tuple[float, float]:
+        """Return how far t of negatives may rise until `margin`, a bound on their own numbers, demands nothing."""
+        return 0.0, (1.0 if self.sign > 0 else 0.0) - self.sign * margin / self.scale
+
     def form(self, inner: Form) -> Form:
         """Return a form of t as a form of cosines."""
         return inner if self.power == 2 else DistanceForm(inner, self.power)
@@ -229,19 +233,20 @@ def _averaging(reducer: Any, what: str, own: bool = False) -> Averaging:
 def _contrastive(loss: Any, miner: nn.Module | None) -> PairLoss:
     near, averaging = _closeness(loss), _averaging(loss.reducer, "pairs")
     form = near.form(HingeForm(near.at(loss.pos_margin), near.at(loss.neg_margin), near.scale))
-    return (PairsFromPML if averaging == "sum" else MeanPairsFromPML)(form, averaging, miner)
+    cls = PairsFromPML if averaging == "sum" else MeanPairsFromPML
+    return cls(form, averaging, miner, near.slack(loss.neg_margin))
 
 
 def _multi_similarity(loss: Any, miner: nn.Module | None) -> PairLoss:
     near = _closeness(loss)
     form = _sides(near, loss.alpha, loss.beta, loss.base, loss.base, 1 / loss.alpha, 1 / loss.beta, plus_one=True)
-    return PairsFromPML(near.form(form), _averaging(loss.reducer, "anchors"), miner)
+    return PairsFromPML(near.form(form), _averaging(loss.reducer, "anchors"), miner, near.slack(loss.base))
 
 
 def _lifted(loss: Any, miner: nn.Module | None) -> PairLoss:
     near = _closeness(loss)
     form = _sides(near, 1.0, 1.0, loss.pos_margin, loss.neg_margin, 1.0, 1.0, plus_one=False, clamp=True)
-    return PairsFromPML(near.form(form), _averaging(loss.reducer, "anchors"), miner)
+    return PairsFromPML(near.form(form), _averaging(loss.reducer, "anchors"), miner, near.slack(loss.neg_margin))
 
 
 def _nca(loss: Any) -> PairLoss:
@@ -271,7 +276,9 @@ def _triplet(loss: Any) -> PairLoss:
 def _proxy_anchor(loss: Any) -> PairLoss:
     near = _closeness(loss)
     form = _sides(near, loss.alpha, loss.alpha, loss.margin, -loss.margin, 1.0, 1.0, plus_one=True)
-    return ProxyAnchorFromPML(near.form(form), loss.proxies, _averaging(loss.reducer, "anchors", own=True))
+    averaging = _averaging(loss.reducer, "anchors", own=True)
+    gap = near.sign * float(loss.margin)
+    return ProxyAnchorFromPML(near.form(form), loss.proxies, averaging, (gap, gap))
 
 
 def _proxy_nca(loss: Any) -> PairLoss:

@@ -39,6 +39,9 @@ class PairLoss(nn.Module):
         needs_both: Whether an anchor without a positive or without a negative has no loss at all and is left out of
             the mean.
         always_mean: Whether mixtures of an anchor are always averaged, never summed.
+        slack: How far similarities of positives may fall and those of negatives rise, both >= 0, until the margin
+            demands nothing; None without a margin. At a share m of the margin, (1 - m) of it is allowed; see
+            :class:`~metrixkit.losses.DynamicMixedMargin`.
     """
 
     refused: ClassVar[dict[str, str]] = {}
@@ -47,9 +50,10 @@ class PairLoss(nn.Module):
     needs_both: ClassVar[bool] = False
     always_mean: ClassVar[bool] = False
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, slack: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.form = form
+        self.slack = slack
 
     def relations(self, embeddings: Tensor, labels: Tensor) -> Relations:
         """Compare each row of the batch with all others.
@@ -135,7 +139,7 @@ class Contrastive(PairLoss):
     """
 
     def __init__(self, margin: float = 0.5) -> None:
-        super().__init__(ContrastiveForm(float(margin)))
+        super().__init__(ContrastiveForm(float(margin)), slack=(0.0, 1 - margin))
 
 
 class MultiSimilarity(PairLoss):
@@ -153,7 +157,8 @@ class MultiSimilarity(PairLoss):
     def __init__(self, beta: float = 17.97, gamma: float = 75.66, margin: float = 0.77) -> None:
         beta, gamma = positive_number("beta", beta), positive_number("gamma", gamma)
         pos = LogSide(-beta, beta * margin, 1 / beta, plus_one=True)
-        super().__init__(LogForm(pos, LogSide(gamma, -gamma * margin, 1 / gamma, plus_one=True)))
+        neg = LogSide(gamma, -gamma * margin, 1 / gamma, plus_one=True)
+        super().__init__(LogForm(pos, neg), slack=(0.0, 1 - margin))
 
 
 class BinomialDeviance(PairLoss):
@@ -166,7 +171,8 @@ class BinomialDeviance(PairLoss):
     """
 
     def __init__(self, beta: float = 2.0, gamma: float = 40.0, margin: float = 0.5) -> None:
-        super().__init__(BinomialForm(positive_number("beta", beta), positive_number("gamma", gamma), float(margin)))
+        form = BinomialForm(positive_number("beta", beta), positive_number("gamma", gamma), float(margin))
+        super().__init__(form, slack=(0.0, 1 - margin))
 
 
 class LiftedStructure(PairLoss):
@@ -188,7 +194,7 @@ class LiftedStructure(PairLoss):
         # Without weight on one side the sum of logarithms is minus infinity, which the outer function brings to 0.
         pos = LogSide(-1.0, 0.0, 1.0, plus_one=False, empty=-math.inf)
         neg = LogSide(1.0, -float(margin), 1.0, plus_one=False, empty=-math.inf)
-        super().__init__(LogForm(pos, neg, clamp=True))
+        super().__init__(LogForm(pos, neg, clamp=True), slack=(0.0, 1 - margin))
 
 
 class NCA(PairLoss):

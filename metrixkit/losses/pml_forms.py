@@ -29,6 +29,10 @@ class DistanceForm:
     inner: Form
     power: float
 
+    def similarity(self, s: Tensor) -> Tensor:
+        """Return t of cosines of any shape, differentiable."""
+        return self._similarity(s)[0]
+
     def _similarity(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return t and its derivative by s."""
         half = (1 - s) / 2

@@ -41,10 +41,17 @@ class PairsFromPML(PairLoss):
         averaging: "anchors": mean over the rows of the batch; "sum"; "pairs": mean over all positive pairs plus mean
             over all negative ones; "pairs of each anchor": the same for each row, then the mean over rows.
         miner: Of pytorch-metric-learning; P(a) and N(a) are then the pairs that it returns.
+        slack: Of the margin, in terms of what the form's inner functions see; see :class:`PairLoss`.
     """
 
-    def __init__(self, form: Form, averaging: Averaging, miner: nn.Module | None = None) -> None:
-        super().__init__(form)
+    def __init__(
+        self,
+        form: Form,
+        averaging: Averaging,
+        miner: nn.Module | None = None,
+        slack: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(form, slack)
         self.averaging = averaging
         self.miner = miner
 
@@ -118,10 +125,13 @@ class ProxyAnchorFromPML(ProxyAnchor):
         form: Its functions.
         proxies: (C, d).
         averaging: "own": by proxies with a positive and by all proxies, as published; "anchors": by all; or "sum".
+        slack: Of the margin; see :class:`PairLoss`.
     """
 
-    def __init__(self, form: Form, proxies: nn.Parameter, averaging: Averaging) -> None:
-        PairLoss.__init__(self, form)
+    def __init__(
+        self, form: Form, proxies: nn.Parameter, averaging: Averaging, slack: tuple[float, float] | None = None
+    ) -> None:
+        PairLoss.__init__(self, form, slack)
         self.proxies = proxies
         self.averaging = averaging
 

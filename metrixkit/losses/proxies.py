@@ -41,8 +41,10 @@ class ProxyLoss(PairLoss):
         proxies: (C, d) float32 parameter; it wants its own learning rate (100 times the base rate in the papers).
     """
 
-    def __init__(self, form: LogForm, num_classes: int, dim: int, seed: int) -> None:
-        super().__init__(form)
+    def __init__(
+        self, form: LogForm, num_classes: int, dim: int, seed: int, slack: tuple[float, float] | None = None
+    ) -> None:
+        super().__init__(form, slack)
         self.proxies = _proxies(num_classes, dim, seed)
 
     def _unit(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +83,8 @@ class ProxyAnchor(ProxyLoss):
     def __init__(self, num_classes: int, dim: int, beta: float = 32.0, delta: float = 0.1, seed: int = 0) -> None:
         beta = positive_number("beta", beta)
         pos = LogSide(-beta, beta * delta, 1.0, plus_one=True)
-        super().__init__(LogForm(pos, LogSide(beta, beta * delta, 1.0, plus_one=True)), num_classes, dim, seed)
+        form = LogForm(pos, LogSide(beta, beta * delta, 1.0, plus_one=True))
+        super().__init__(form, num_classes, dim, seed, slack=(delta, delta))
 
     def relations(self, embeddings: Tensor, labels: Tensor) -> Relations:
         """Compare each proxy with the batch; see :meth:`PairLoss.relations`."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from metrixkit.losses.checks import check_known
 from metrixkit.losses.forms import ElementForm, Weight
 from metrixkit.losses.pairs import PairLoss
 from metrixkit.losses.relations import Relations, mean_weights
 from metrixkit.losses.unit import no_autocast
+from metrixkit.mixing import PAIR_KINDS
 
+Over = Literal["all", "min", "sum"]
+_ONLY_AVERAGED = "mixtures of triplets are averaged over V(a), which goes with over='all' only"
 _ONLY_PAIRS = "the triplet loss is defined for one positive and one negative together; take a pair of both"
 
 
@@ -37,7 +42,7 @@ class TripletForm(ElementForm):
 
 
 class Triplet(PairLoss):
-    """Triplet loss on cosines: the mean of [margin - s(a, p) + s(a, n)]_+ over all triplets of an anchor, not mined.
+    """Triplet loss on cosines: the mean of [margin - s(a, p) + s(a, n)]_+ over the triplets of an anchor.
 
     Anchors without a triplet are left out of the mean. Mixed, it is an extension of ours and not the paper's: a mixture
     v of label lambda takes both parts, [margin - lam s(a, v) + (1 - lam) s(a, v)]_+, averaged over V(a) whatever
@@ -45,15 +50,20 @@ class Triplet(PairLoss):
 
     Args:
         margin: Gap of cosines that is demanded, in [0, 2].
+        over: "all" averages all triplets of an anchor, none is mined; "min" takes of each positive only the nearest
+            negative; "sum" adds all triplets up instead of averaging them. Only "all" can be mixed by Metrix.
     """
 
     needs_both = True
     always_mean = True
     refused = dict.fromkeys(("positive-anchor", "positive-positive", "negative-negative"), _ONLY_PAIRS)
 
-    def __init__(self, margin: float = 0.1) -> None:
-        super().__init__(TripletForm(float(margin)))
-        self.margin = float(margin)
+    def __init__(self, margin: float = 0.1, over: Over = "all") -> None:
+        check_known("over", over, get_args(Over))
+        super().__init__(TripletForm(float(margin)), slack=(0.0, float(margin)))
+        self.margin, self.over = float(margin), over
+        if over != "all":
+            self.refused = dict.fromkeys(PAIR_KINDS, _ONLY_AVERAGED)  # type: ignore[misc]
 
     def clean_loss(self, relations: Relations) -> Tensor:
         """Return the scalar clean loss: the mean over anchors that have a triplet."""
@@ -65,11 +75,19 @@ class Triplet(PairLoss):
     def from_similarity(self, s: Tensor, w_pos: Tensor, w_neg: Tensor) -> Tensor:
         """Return (A,) weighted means of [margin - s_p + s_n]_+ with weights w_pos(p) w_neg(n); see the base class.
 
-        An anchor without weight on either side gets 0. Memory is (pairs of anchor and positive) x M.
+        With over="sum" sums, with "min" means over positives alone. An anchor without weight on either side gets 0.
+        Memory is (pairs of anchor and positive) x M.
         """
         anchor, first = (w_pos > 0).nonzero(as_tuple=True)
         w_pos, w_neg = w_pos.detach().to(s.dtype), w_neg.detach().to(s.dtype)
+        if self.over == "min" and s.shape[1]:
+            there = w_neg > 0
+            nearest = s.detach().masked_fill(~there, -torch.inf).argmax(1, keepdim=True)
+            w_neg = torch.zeros_like(w_neg).scatter(1, nearest, there.any(1, keepdim=True).to(s.dtype))
         gaps = (s[anchor] + (self.margin - s[anchor, first])[:, None]).clamp(min=0)
         by_row = (gaps * w_neg[anchor]).sum(1) * w_pos[anchor, first]
+        each = torch.zeros_like(s[:, 0]).index_add(0, anchor, by_row)
+        if self.over == "sum":
+            return each
         total = w_pos.sum(1) * w_neg.sum(1)
-        return torch.zeros_like(s[:, 0]).index_add(0, anchor, by_row) / torch.where(total > 0, total, 1)
+        return each / torch.where(total > 0, total, 1)

@@ -21,7 +21,8 @@ class MetricLearning(nn.Module):
             takes one that answers ``features(images)`` and ``head(features)`` too, and inner stages
             ``features(images, stage)`` and ``head_from(stage)``.
         loss: ``loss(embeddings, labels)`` answers a scalar. It may hold proxies, and may
-            answer ``logs()`` and ``gradient_ratio(embeddings, labels)``, which are written on logged steps. One that
+            answer ``logs()`` and ``gradient_ratio(embeddings, labels)``, which are written on logged steps, and
+            ``set_epoch(epoch)``, which is called before each epoch, counted from 0. One that
             mixes elsewhere says where by ``next_level()``, called before each step, or an attribute ``level``:
             "embed", "feature" or "input"; it is then called with ``features=`` and ``head=``.
         proxy_lr: Factor on the base rate for the loss's own parameters (100 in the proxy-anchor recipe).
@@ -130,7 +131,9 @@ class MetricLearning(nn.Module):
         return groups
 
     def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> EpochPlan:
-        """Nothing to settle."""
+        """Tell the epoch to a loss that weighs its parts by it."""
+        if hasattr(self.loss, "set_epoch"):
+            self.loss.set_epoch(epoch)  # type: ignore[operator]
         return EpochPlan()
 
     def after_step(self, step: int) -> None:

@@ -41,3 +41,25 @@ def draw_one(options: Sequence[str], generator: torch.Generator) -> str:
     if len(options) == 1:
         return options[0]
     return options[int(torch.randint(len(options), (), generator=generator))]
+
+
+def draw_between(low: float, high: float, generator: torch.Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    """Draw mixing ratios evenly from [low, high); one number is taken from `generator` whatever the shape is.
+
+    Args:
+        low: Least ratio, >= 0.
+        high: Greatest ratio, >= low and <= 1.
+        generator: A CPU generator; it is advanced by one draw.
+        shape: Shape of the result.
+
+    Returns:
+        float64 CPU tensor of `shape`.
+
+    Raises:
+        InputError: The bounds are not 0 <= low <= high <= 1.
+    """
+    if not 0 <= low <= high <= 1:
+        raise InputError(f"low={low} and high={high}: lambda is drawn between them, expected 0 <= low <= high <= 1.")
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    child = torch.Generator().manual_seed(seed)
+    return low + (high - low) * torch.rand(shape, generator=child, dtype=torch.float64)

@@ -175,10 +175,11 @@ def test_every_kind_is_described_and_planned():
 
 def test_every_loss_is_built_by_name():
     for name, cls in LOSSES.items():
-        given = {"loss": Contrastive()} if name == "metrix" else {}
+        given = {"loss": Contrastive()} if name in ("metrix", "dmm") else {}
         loss = cls(num_classes=4, dim=6) if name.startswith("proxy") else cls(**given)
         images = {"features": X, "head": torch.nn.Identity()} if name == "imix" else {}
-        value = loss(X, LABELS, **images)
+        taken = {"pairs": (X, X.flip(0)), "triples": (X, X.flip(0), X[:, None])}
+        value = loss(*taken.get(getattr(loss, "takes", "labels"), (X, LABELS)), **images)
         assert value.shape == ()
         assert torch.isfinite(value)
 

@@ -23,6 +23,7 @@ class Batch:
         modalities: Name to (B, ...) tensor.
         partner: (B,) int64 index of each row's partner item, or None.
         mask: (B, number of modalities) bool, what is present, or None.
+        texts: B captions as they are written, or empty.
     """
 
     ids: list[str]
@@ -31,6 +32,7 @@ class Batch:
     modalities: dict[str, Tensor] = field(default_factory=dict)
     partner: Tensor | None = None
     mask: Tensor | None = None
+    texts: list[str] = field(default_factory=list)
 
     def to(self, device: Any) -> Batch:
         """Return the batch with every tensor on `device` (asynchronous from pinned memory)."""
@@ -45,6 +47,7 @@ class Batch:
             modalities={k: v.to(device, non_blocking=True) for k, v in self.modalities.items()},
             partner=move(self.partner),
             mask=move(self.mask),
+            texts=self.texts,
         )
 
     def pin_memory(self) -> Batch:
@@ -56,6 +59,7 @@ class Batch:
             modalities={k: v.pin_memory() for k, v in self.modalities.items()},
             partner=None if self.partner is None else self.partner.pin_memory(),
             mask=None if self.mask is None else self.mask.pin_memory(),
+            texts=self.texts,
         )
 
 

@@ -1,17 +1,34 @@
 """Readers, decoding, transforms, samplers: from files to batches."""
 
+from metrixkit.data.activitynet import ActivityNet
 from metrixkit.data.cache import CachedDecode, default_short_side
+from metrixkit.data.captions import CaptionColumns, Captions
 from metrixkit.data.cars import Cars
 from metrixkit.data.cub import CUB
 from metrixkit.data.dataset import Example, ImageItems, collate
 from metrixkit.data.decode import image_to_tensor
+from metrixkit.data.features import Features, pad_features, read_features
+from metrixkit.data.frame_reader import FrameReader
+from metrixkit.data.frame_times import sample_indices
+from metrixkit.data.frames import Clip, read_frames
 from metrixkit.data.glyphs import Glyphs
+from metrixkit.data.glyphs_video_text import GlyphsVideoText
 from metrixkit.data.images import Columns, Images
 from metrixkit.data.inshop import InShop
 from metrixkit.data.loader import default_workers, eval_loader, train_loader
 from metrixkit.data.m_per_class import MPerClass
 from metrixkit.data.manifest import Manifest, with_validation
+from metrixkit.data.mosei import Mosei
+from metrixkit.data.msrvtt import MSRVTT
+from metrixkit.data.msvd import MSVD
 from metrixkit.data.omniglot import Omniglot
+from metrixkit.data.omniglot_strokes import OmniglotStrokes
+from metrixkit.data.one_per_item import OnePerItem
+from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
+from metrixkit.data.pairs import Collate, PairExample, PairItems, modality_readers, pair_loader
+from metrixkit.data.pickles import load_pickle
+from metrixkit.data.rating_batches import RatingBatches
+from metrixkit.data.ratings import RatingTable
 from metrixkit.data.samplers import Draw, EpochSampler, Shuffle
 from metrixkit.data.sop import SOP
 from metrixkit.data.transforms import (
@@ -21,6 +38,7 @@ from metrixkit.data.transforms import (
     eval_transform_from_config,
     train_transform,
 )
+from metrixkit.data.youcook2 import YouCook2
 
 DATASETS: dict[str, type] = {
     "cub": CUB,
@@ -30,30 +48,63 @@ DATASETS: dict[str, type] = {
     "omniglot": Omniglot,
     "images": Images,
     "glyphs": Glyphs,
+    "captions": Captions,
+    "msrvtt": MSRVTT,
+    "msvd": MSVD,
+    "activitynet": ActivityNet,
+    "youcook2": YouCook2,
+    "glyphs_video_text": GlyphsVideoText,
+    "omniglot_strokes": OmniglotStrokes,
+    "mosei": Mosei,
+    "ratings": RatingTable,
 }
 
-SAMPLERS: dict[str, type[EpochSampler]] = {"shuffle": Shuffle, "m-per-class": MPerClass}
+SAMPLERS: dict[str, type] = {
+    "shuffle": Shuffle,
+    "m-per-class": MPerClass,
+    "one-per-item": OnePerItem,
+    "rated-pairs": RatingBatches,
+}
 
 __all__ = [
+    "ActivityNet",
     "CUB",
     "CachedDecode",
+    "CaptionColumns",
+    "Captions",
     "Cars",
+    "Clip",
+    "Collate",
     "Columns",
     "DATASETS",
     "Draw",
     "EpochSampler",
     "Example",
+    "Features",
+    "FrameReader",
     "Glyphs",
+    "GlyphsVideoText",
     "ImageItems",
     "Images",
     "InShop",
     "MPerClass",
+    "MSRVTT",
+    "MSVD",
     "Manifest",
+    "Mosei",
     "Omniglot",
+    "OmniglotStrokes",
+    "OnePerItem",
+    "PairExample",
+    "PairItems",
+    "PairManifest",
+    "RatingBatches",
+    "RatingTable",
     "SAMPLERS",
     "SOP",
     "Shuffle",
     "Transform",
+    "YouCook2",
     "collate",
     "default_short_side",
     "default_workers",
@@ -62,6 +113,14 @@ __all__ = [
     "eval_transform_config",
     "eval_transform_from_config",
     "image_to_tensor",
+    "load_pickle",
+    "pad_features",
+    "pair_loader",
+    "pairs_with_validation",
+    "read_features",
+    "read_frames",
+    "modality_readers",
+    "sample_indices",
     "train_loader",
     "train_transform",
     "with_validation",

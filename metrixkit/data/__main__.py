@@ -4,6 +4,7 @@
 ``python -m metrixkit.data check cub classes=1-50``: a data set by name, with its settings.
 ``python -m metrixkit.data check FOLDER``: own images, a folder per class.
 ``python -m metrixkit.data check TABLE.csv root=photos columns.path=file columns.label=sku``: own images in a table.
+``python -m metrixkit.data check captions table=TABLE.csv videos=clips``: own captions and videos.
 
 Exit status of ``check``: 0 when all is well, 1 when it found problems, 2 when the data set cannot be read at all.
 """
@@ -57,15 +58,18 @@ def _list() -> int:
 
 def _check(target: str, settings: Sequence[str], deep: bool) -> int:
     from metrixkit.data.check import check
+    from metrixkit.data.check_pairs import check_pairs
+    from metrixkit.data.pair_manifest import PairManifest
 
-    report = check(_reader(target, settings).read(), deep=deep)
+    found = _reader(target, settings).read()
+    report = check_pairs(found, deep=deep) if isinstance(found, PairManifest) else check(found, deep=deep)
     print(report.render())
     return 1 if report.problems else 0
 
 
 def _reader(target: str, settings: Sequence[str]) -> Any:
     """Construct the reader that `target` and `settings` describe."""
-    import inspect
+    from typing import get_args
 
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -75,7 +79,7 @@ def _reader(target: str, settings: Sequence[str]) -> Any:
     from metrixkit.data.tables import SUFFIXES
     from metrixkit.errors import InputError, did_you_mean
     from metrixkit.families import lookup
-    from metrixkit.schema import Family, build_node, check_node
+    from metrixkit.schema import Family, build_node, check_node, fields_of
 
     node: dict[str, Any]
     if target in DATASETS or (":" in target and not Path(target).exists()):
@@ -99,8 +103,9 @@ def _reader(target: str, settings: Sequence[str]) -> Any:
     except (OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"the settings {' '.join(settings)!r} are not readable: {error}") from error
     # Missing files are what a check is to report, not what it is to stop at.
-    if "on_missing" in inspect.signature(lookup(node["name"], DATASETS, "data set")).parameters:
-        node.setdefault("on_missing", "drop")
+    on_missing = fields_of(lookup(node["name"], DATASETS, "data set")).get("on_missing")
+    if on_missing is not None:
+        node.setdefault("on_missing", "blank" if "blank" in get_args(on_missing.annotation) else "drop")
     families = {"data": Family(DATASETS, "data set")}
     return build_node(check_node(node, families, "data", "data"), families, "data", "data", provided={})
 

@@ -59,6 +59,10 @@ class Faces:
                 found[point] = drawn
         return found
 
+    def has(self, name: str, point: int) -> bool:
+        """Return whether a face draws a character."""
+        return point in self._points[name]
+
     def _has_ink(self, name: str, point: int) -> bool:
         left, top, right, bottom = self._font(name, _REFERENCE_SIZE).getbbox(chr(point))
         return right > left and bottom > top

@@ -6,13 +6,7 @@ not photographs, and no number on them is a published result.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import shutil
 import sys
-import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -22,11 +16,10 @@ import pandas as pd
 import PIL
 from PIL import features
 
+from metrixkit.data.drawn import drawn_once
 from metrixkit.data.glyph_images import ROTATION, SCALE, SHEAR, SHIFT, Faces, merge_alike
 from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 # Raise it when the drawing changes: caches of older versions are then left alone.
 _FORMAT = 1
@@ -112,32 +105,7 @@ class Glyphs:
             "freetype": features.version("freetype2"),
             "byteorder": sys.byteorder,
         }
-        digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
-        root = Path(os.environ.get("METRIXKIT_CACHE") or Path.home() / ".cache" / "metrixkit")
-        folder = root / f"glyphs-{digest}"
-        if folder.is_dir():
-            return folder
-        logger.info("drawing the glyphs into %s", folder)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            half = Path(tempfile.mkdtemp(prefix=f".glyphs-{digest}-", dir=root))
-        except OSError as error:
-            raise InputError(
-                f"glyphs: cannot write the cache {root} ({error.strerror}). Set METRIXKIT_CACHE to a folder that can "
-                "be written."
-            ) from error
-        try:
-            self._draw(half)
-            (half / "settings.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
-            half.chmod(0o755)
-            # A folder appears whole or not at all, and of two processes that draw at once the first one wins.
-            half.rename(folder)
-        except OSError as error:
-            if not folder.is_dir():
-                raise InputError(f"glyphs: cannot write the cache {folder} ({error.strerror}).") from error
-        finally:
-            shutil.rmtree(half, ignore_errors=True)
-        return folder
+        return drawn_once("glyphs", key, self._draw)
 
     def _draw(self, folder: Path) -> None:
         faces = Faces()

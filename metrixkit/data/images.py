@@ -12,22 +12,12 @@ import pandas as pd
 
 from metrixkit.data.files import OnMissing, settle_missing
 from metrixkit.data.manifest import Manifest, split_classes
-from metrixkit.data.tables import column, read_table
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.data.tables import SPLIT_WORDS, column, read_table, split_cells
+from metrixkit.errors import InputError
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
 )
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "query": "query",
-    "gallery": "gallery",
-}
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ class Images:
         if not root.is_dir():
             raise InputError(f"images: data.root={self.root} is not a folder (looked at {root.absolute()}).")
         top = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name))
-        splits = bool(top) and all(name.lower() in _SPLITS for name in top) and len(top) > 1
+        splits = bool(top) and all(name.lower() in SPLIT_WORDS for name in top) and len(top) > 1
         rows = []
         for path in _walk(root):
             parts = path.relative_to(root).parts
@@ -137,7 +127,7 @@ class Images:
                     f"{where}: {path} lies in no class folder; expected one folder per class, such as "
                     f"{root / 'NAME' / path.name}, or a table (data.table)."
                 )
-            rows.append(("/".join(parts), str(path), "/".join(folders), _SPLITS.get(parts[0].lower(), "")))
+            rows.append(("/".join(parts), str(path), "/".join(folders), SPLIT_WORDS.get(parts[0].lower(), "")))
         if not rows:
             raise InputError(f"{where}: empty, no file ends in {', '.join(sorted(SUFFIXES))}.")
         items = pd.DataFrame(rows, columns=["id", "path", "label", "split"], dtype="str")
@@ -156,7 +146,7 @@ class Images:
             "label": column(table, names.label, file, "data.columns.label"),
         }
         if names.split is not None or "split" in table.columns:
-            columns["split"] = _splits(column(table, names.split or "split", file, "data.columns.split"), file)
+            columns["split"] = split_cells(column(table, names.split or "split", file, "data.columns.split"), file)
         items = pd.DataFrame(columns, dtype="str")
         twice = items["id"].duplicated()
         if twice.any():
@@ -190,13 +180,6 @@ def _walk(root: Path) -> list[Path]:
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _splits(cells: list[str], file: Path) -> list[str]:
-    for row, cell in enumerate(cells, start=1):
-        if cell.lower() not in _SPLITS:
-            raise InputError(f"{file}, row {row}: no split is called {cell!r}.{did_you_mean(cell, _SPLITS)}")
-    return [_SPLITS[cell.lower()] for cell in cells]
 
 
 def _refuse_similar(labels: list[str], where: str) -> None:

@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from metrixkit.data.dataset import Decode, Example, ImageItems, collate
+from metrixkit.data.dataset import Decode, ImageItems, collate
 from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.samplers import Draw, EpochSampler
 from metrixkit.errors import InputError
@@ -61,9 +62,7 @@ def train_loader(
     dataset = ImageItems(items, transform, views=views, classes=classes, decode=decode)
     if sampler.count != len(dataset):
         raise InputError(f"the sampler was made for {sampler.count} items, the loader has {len(dataset)}")
-    return _Loader(
-        _Careful(dataset), batch_sampler=sampler, persistent_workers=workers > 0, **_options(workers, pin_memory)
-    )
+    return batches_of(dataset, collate, sampler, workers, pin_memory)
 
 
 def eval_loader(
@@ -90,15 +89,39 @@ def eval_loader(
         InputError: No items; while iterating, an image that cannot be decoded.
     """
     dataset = ImageItems(items, transform, classes=classes, decode=decode)
-    return _Loader(_Careful(dataset), batch_size=batch_size, shuffle=False, **_options(workers, pin_memory))
+    return batches_of(dataset, collate, batch_size, workers, pin_memory)
 
 
-def _options(workers: int, pin_memory: bool) -> dict[str, Any]:
+def batches_of(
+    dataset: Dataset[Any],
+    collate: Callable[[list[Any]], Batch],
+    order: EpochSampler | int,
+    workers: int,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """Return the batches of any data set of examples; what both loaders share.
+
+    Args:
+        dataset: Answers an example for a :class:`~metrixkit.data.samplers.Draw` or an index; its ``InputError`` reaches
+            the reader of the batches as it is, from whatever process.
+        collate: From examples to a batch.
+        order: A sampler, whose `set_epoch` and `load_state_dict` take effect; or a batch size: all examples in order,
+            the last batch being what is left.
+        workers: Worker processes, kept between epochs where a sampler orders; 0 loads in this process.
+        pin_memory: Whether batches come in page-locked memory; ignored without a GPU.
+    """
+    options = _options(workers, pin_memory, collate)
+    if isinstance(order, EpochSampler):
+        return _Loader(_Careful(dataset), batch_sampler=order, persistent_workers=workers > 0, **options)
+    return _Loader(_Careful(dataset), batch_size=order, shuffle=False, **options)
+
+
+def _options(workers: int, pin_memory: bool, collate: Callable[[list[Any]], Batch]) -> dict[str, Any]:
     if workers < 0:
         raise InputError(f"loader.workers: expected 0 or more, got {workers}")
     return {
         "num_workers": workers,
-        "collate_fn": _collate,
+        "collate_fn": partial(_collate, collate),
         "pin_memory": pin_memory and torch.cuda.is_available(),
         # Its own generator: from the global one, the loader would take a number at every start, so a resumed run
         # would continue with other random numbers than one that was never interrupted.
@@ -106,29 +129,28 @@ def _options(workers: int, pin_memory: bool) -> dict[str, Any]:
     }
 
 
-class _Careful(Dataset[Example | InputError]):
+class _Careful(Dataset[Any]):
     """Hands an error over as a value, for a worker would wrap it into a page of traceback."""
 
-    def __init__(self, items: ImageItems) -> None:
+    def __init__(self, items: Any) -> None:
         self.items = items
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: Draw | int) -> Example | InputError:
+    def __getitem__(self, key: Draw | int) -> Any:
         try:
             return self.items[key]
         except InputError as error:
             return InputError(str(error))
 
 
-def _collate(examples: list[Example | InputError]) -> Batch | InputError:
-    good: list[Example] = []
-    for example in examples:
-        if isinstance(example, InputError):
-            return example
-        good.append(example)
-    return collate(good)
+def _collate(collate: Callable[[list[Any]], Batch], examples: list[Any]) -> Batch | InputError:
+    broken = next((example for example in examples if isinstance(example, InputError)), None)
+    try:
+        return collate(examples) if broken is None else broken
+    except InputError as error:
+        return InputError(str(error))
 
 
 class _Loader(DataLoader[Any]):

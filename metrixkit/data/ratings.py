@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metrixkit.data.roots import data_roots
 from metrixkit.data.tables import column, read_table
 from metrixkit.errors import InputError, did_you_mean
 
@@ -72,6 +73,45 @@ class RatingSplit:
             "users_with_liked_test_items": len(np.unique(self.held_out[:, 0])),
             "users_without_liked_training_items": len(self.ratings.user_ids) - len(np.unique(self.liked[:, 0])),
         }
+
+
+class RatingTable:
+    """Ratings of a table with a row for each, divided by row.
+
+    Args:
+        path: The table; a relative one is looked for below the data roots too.
+        threshold: A rating of at least this counts as liked.
+        test: Share of the rows held out, in (0, 1).
+        split_seed: Of the division; 1000 is the DMM release's.
+        user: The column of users; null finds it.
+        item: The column of items; null finds it.
+        rating: The column of ratings; null finds it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        threshold: float = 4.0,
+        test: float = 0.25,
+        split_seed: int = 1000,
+        user: str | None = None,
+        item: str | None = None,
+        rating: str | None = None,
+    ) -> None:
+        self.path, self.threshold, self.test, self.split_seed = path, threshold, test, split_seed
+        self.user, self.item, self.rating = user, item, rating
+
+    def read(self) -> RatingSplit:
+        """Return the ratings, divided.
+
+        Raises:
+            InputError: See :func:`read_ratings` and :func:`split_ratings`.
+        """
+        path = Path(self.path).expanduser()
+        if not path.is_absolute() and not path.exists():
+            path = next((root / path for root in data_roots() if (root / path).exists()), path)
+        ratings = read_ratings(path, self.user, self.item, self.rating)
+        return split_ratings(ratings, self.threshold, self.test, self.split_seed)
 
 
 def read_ratings(

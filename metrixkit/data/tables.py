@@ -14,6 +14,17 @@ from metrixkit.errors import InputError, did_you_mean
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 SUFFIXES = (*SEPARATORS, ".parquet", ".jsonl", ".ndjson")
+# How people write the splits, in lower case.
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "query": "query",
+    "gallery": "gallery",
+}
 
 
 def read_table(path: str | Path, separator: str | None = None) -> pd.DataFrame:
@@ -71,6 +82,22 @@ def column(table: pd.DataFrame, name: str, path: str | Path, setting: str) -> li
     if empty is not None:
         raise InputError(f"{path}, row {empty}: column {name!r} ({setting}) is empty; {cells.count('')} rows lack it.")
     return cells
+
+
+def split_cells(cells: list[str], path: str | Path) -> list[str]:
+    """Return a column of splits in the words of the toolkit.
+
+    Args:
+        cells: train, val, test, ... in any case; see `SPLIT_WORDS`.
+        path: Where the table comes from, for messages.
+
+    Raises:
+        InputError: No split goes by that name; the message holds the row.
+    """
+    for row, cell in enumerate(cells, start=1):
+        if cell.lower() not in SPLIT_WORDS:
+            raise InputError(f"{path}, row {row}: no split is called {cell!r}.{did_you_mean(cell, SPLIT_WORDS)}")
+    return [SPLIT_WORDS[cell.lower()] for cell in cells]
 
 
 def _frame(rows: list[Mapping[str, str]] | list[list[str]], columns: Iterable[str], path: Path) -> pd.DataFrame:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
 from metrixkit.errors import InputError
+from metrixkit.retrieval.nearest import nearest_scores
 from metrixkit.retrieval.rows import BLOCK, Rows
-from metrixkit.retrieval.setting import read_labels
+from metrixkit.retrieval.screen import Precision
+from metrixkit.retrieval.setting import Pair, read_labels
 
 TILE = 2048
 
 
-@torch.no_grad()
-def utilization(queries: Any, training: Any) -> float:
+@overload
+def utilization(
+    queries: Any, training: Any, *, per_query: Literal[False] = ..., precision: Precision = ...
+) -> float: ...
+
+
+@overload
+def utilization(queries: Any, training: Any, *, per_query: Literal[True], precision: Precision = ...) -> np.ndarray: ...
+
+
+def utilization(
+    queries: Any, training: Any, *, per_query: bool = False, precision: Precision = "auto"
+) -> float | np.ndarray:
     """Return the mean, over queries, of the squared distance to the nearest training item, on unit rows.
 
     u(Q, X) = 1/|Q| sum_q min_x |q - x|^2 = mean_q (2 - 2 max_x cos(q, x)). It is low where training examples (with
@@ -25,27 +38,25 @@ def utilization(queries: Any, training: Any) -> float:
     Args:
         queries: (Q, d) test embeddings; rows are normalised in float64.
         training: (N, d) training embeddings, likewise.
+        per_query: Return each query's distance instead of their mean.
+        precision: "auto", "bfloat16", "float32" or "float64": what screens the pairs, never the result.
 
     Returns:
-        A value in [0, 4]; lower is better.
+        A value in [0, 4], lower is better; or (Q,) float64 of such values, in the order of the queries.
 
     Raises:
-        InputError: NaN, infinite or zero rows; unequal dimensions; empty input.
+        InputError: NaN, infinite or zero rows; unequal dimensions; empty input; unknown precision.
 
     Source: It Takes Two to Tango: Mixup for Deep Metric Learning (ICLR 2022).
     """
     tests = Rows(queries, "queries")
-    known = Rows(training, "training", device=tests.device)
+    known = tests if training is queries else Rows(training, "training", device=tests.device)
     if tests.dim != known.dim:
         raise InputError(f"queries have {tests.dim} dimensions and training has {known.dim}; they must agree.")
-    total = 0.0
-    for start in range(0, tests.count, TILE):
-        block = tests.take(slice(start, start + TILE))
-        best = block.new_full((len(block),), -torch.inf)
-        for other in range(0, known.count, TILE):
-            best = torch.maximum(best, (block @ known.take(slice(other, other + TILE)).T).amax(1))
-        total += float((2 - 2 * best).clamp(min=0).sum())
-    return total / tests.count
+    nobody = np.empty(0, dtype=str)
+    pair = Pair(tests, known, nobody, nobody, np.full(tests.count, -1, dtype=np.int64), "cosine")
+    distances = np.maximum(2 - 2 * nearest_scores(pair, precision), 0.0)
+    return distances if per_query else float(distances.mean())
 
 
 @torch.no_grad()

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.rows import BLOCK, Distance
+from metrixkit.retrieval.rows import Distance
+from metrixkit.retrieval.screen import Precision
 from metrixkit.retrieval.setting import Pair, pair_up
-
-SCORES = 2**24  # scores held at once (128 MB): queries of a block times the whole gallery
-QUERY_BLOCK = 1024
+from metrixkit.retrieval.shortlist import Shortlist, shortlists
 
 
 def neighbours(
@@ -23,6 +22,7 @@ def neighbours(
     query_ids: Any = None,
     gallery_ids: Any = None,
     distance: Distance = "cosine",
+    precision: Precision = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the exact k nearest gallery items of each query, the query itself left out by id.
 
@@ -35,53 +35,50 @@ def neighbours(
         query_ids: (Q,) unique ids, or None.
         gallery_ids: (N,) unique ids, or None; a query is left out where its id stands.
         distance: "cosine", "dot" or "euclidean".
+        precision: "auto", "bfloat16", "float32" or "float64": what screens the pairs, never the result. Euclidean
+            distances are not screened.
 
     Returns:
         scores (Q, k) float64, higher is nearer (cosine, dot product, or the negative squared distance), and indices
         (Q, k) int64 into the gallery. A query that finds fewer items than others ends in score -inf and index -1.
 
     Raises:
-        InputError: As :func:`~metrixkit.retrieval.evaluate`; k < 1.
+        InputError: As :func:`~metrixkit.retrieval.evaluate`; k < 1; unknown precision.
     """
-    return nearest_of(pair_up(queries, gallery, query_ids, gallery_ids, distance), k)
+    return nearest_of(pair_up(queries, gallery, query_ids, gallery_ids, distance), k, precision)
 
 
 @torch.no_grad()
-def nearest_of(pair: Pair, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_of(pair: Pair, k: int, precision: str = "auto") -> tuple[np.ndarray, np.ndarray]:
     """Return :func:`neighbours` of a checked pair."""
     if k < 1:
         raise InputError(f"k={k}: ask for at least one neighbour.")
     width = min(k, pair.gallery.count - int((pair.own >= 0).all()))
-    step = max(1, min(QUERY_BLOCK, SCORES // pair.gallery.count))
-    found = [
-        _nearest_block(pair, np.arange(start, min(start + step, pair.queries.count)), width)
-        for start in range(0, pair.queries.count, step)
-    ]
-    return np.concatenate([scores for scores, _ in found]), np.concatenate([index for _, index in found])
+    scores, index = np.empty((pair.queries.count, width)), np.empty((pair.queries.count, width), dtype=np.int64)
+    if width:
+        for found in shortlists(pair, width, precision):
+            scores[found.rows], index[found.rows] = _nearest(found, width, pair.tie(found.rows)[:, None])
+    return scores, index
 
 
-def _nearest_block(pair: Pair, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    if width == 0:
-        return np.empty((len(rows), 0)), np.empty((len(rows), 0), dtype=np.int64)
-    block = pair.queries.take(rows)
-    costs = torch.cat(
-        [
-            pair.costs(block, pair.gallery.take(slice(start, start + BLOCK)))
-            for start in range(0, pair.gallery.count, BLOCK)
-        ],
-        dim=1,
-    )
-    own = torch.from_numpy(pair.own[rows]).to(costs.device)
-    inside = (own >= 0).nonzero()[:, 0]
-    costs[inside, own[inside]] = torch.inf
-    tie = pair.tie(rows)[:, None]
+@torch.no_grad()
+def nearest_scores(pair: Pair, precision: str = "auto") -> np.ndarray:
+    """Return (Q,) float64, the score of the one nearest item of each query of a checked pair."""
+    scores = np.empty(pair.queries.count)
+    for found in shortlists(pair, 1, precision):
+        scores[found.rows] = -found.costs.amin(1).cpu().numpy()
+    return scores
+
+
+def _nearest(found: Shortlist, width: int, tie: Tensor) -> tuple[np.ndarray, np.ndarray]:
     # Everything clearly nearer than the last place, and of what ties for it the first in gallery order.
+    costs = found.costs
     last = costs.kthvalue(width, dim=1, keepdim=True).values
     ahead = costs < last - tie
     level = (costs <= last + tie) & ~ahead
     level &= level.cumsum(1) <= width - ahead.sum(1, keepdim=True)
-    index = (ahead | level).nonzero()[:, 1].view(len(rows), width)
-    return _in_order(costs.gather(1, index), index, tie)
+    place = (ahead | level).nonzero()[:, 1].view(len(costs), width)
+    return _in_order(costs.gather(1, place), found.index.gather(1, place), tie)
 
 
 def _in_order(costs: Tensor, index: Tensor, tie: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,10 @@ from metrixkit.retrieval import (
     Predictions,
     evaluate,
     load_predictions,
-    nearest,
     neighbours,
     predictions,
     save_predictions,
+    shortlist,
 )
 
 
@@ -32,8 +32,8 @@ def naive(x, g, own, k, distance):
 @pytest.mark.parametrize("k", [1, 3, 11, 29, 50])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_order_is_the_naive_one_with_ties_by_position(monkeypatch, distance, k, device):
-    monkeypatch.setattr(nearest, "BLOCK", 8)
-    monkeypatch.setattr(nearest, "SCORES", 200)
+    monkeypatch.setattr(shortlist, "BLOCK", 8)
+    monkeypatch.setattr(shortlist, "SCORES", 200)
     rng = np.random.default_rng(0)
     rows = rng.integers(-1, 2, size=(30, 3)).astype(float)
     rows[np.abs(rows).sum(1) == 0] = 1.0

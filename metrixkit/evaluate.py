@@ -4,12 +4,14 @@
 ``python -m metrixkit.evaluate MODEL data=cub [key=value ...]``: an exported model or a hub name, on any data set.
 ``python -m metrixkit.evaluate --embeddings E.npy --table T.csv``: embeddings made elsewhere; row i of the table tells
 of row i of the array, in columns ``label`` and, where there are, ``id`` and ``split`` (query, gallery).
+``--group-by``, ``--verify``, ``--rerank``, ``--index`` and ``--factory`` go with each of the three.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from metrixkit._doors import guarded
 
@@ -25,27 +27,44 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--table", metavar="T.csv", help="N rows: label, and optionally id and split")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="the table's label column (default label)")
     parser.add_argument("--split", help="the split to evaluate; default the test split (or query against gallery)")
+    parser.add_argument("--group-by", metavar="COLUMN", help="rank the groups of this column (products), not photos")
+    parser.add_argument(
+        "--verify", action="store_true", help="also tell how well a threshold decides: ROC, equal error rate, unknowns"
+    )
+    parser.add_argument(
+        "--rerank", default="", metavar="A[,B]", help="rows after re-ranking: k_reciprocal, alpha_qe (cosine)"
+    )
+    parser.add_argument("--index", metavar="DIR", help="also ask this index: recall through faiss, latency of a query")
+    parser.add_argument("--factory", metavar="KIND", help="the same with an index built of the gallery (IVF256,SQ8)")
     parser.add_argument("--out", metavar="FILE.json", help="also write the result there")
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:
         from metrixkit import judge
+        from metrixkit.extras import Extras
         from metrixkit.report import format_table
+        from metrixkit.report.roc import roc_curve
         from metrixkit.training.run import write_json
 
+        rerank = tuple(filter(None, options.rerank.split(",")))
+        extras = Extras(options.group_by, options.verify, rerank, options.index, options.factory)
         if options.embeddings or options.table:
             overrides = [*([options.where] if options.where else []), *options.overrides]
-            result = judge.embeddings(options.embeddings, options.table, options.label, options.split, overrides)
+            result = judge.embeddings(
+                options.embeddings, options.table, options.label, options.split, overrides, extras
+            )
         else:
-            result = judge.model(options.where, options.split, options.overrides)
-        for line in result["said"]:
-            print(line)
-        print(format_table(result["metrics"]))
+            result = judge.model(options.where, options.split, options.overrides, extras)
+        said, tables, picture = (result.pop(key) for key in ("said", "tables", "picture"))
+        # Operating points stand in tables of their own, with their thresholds.
+        ranked = {n: v for n, v in result["metrics"].items() if not n.startswith(("verify/", "open_set/"))}
+        print("\n".join([*said, format_table(ranked), *tables]))
         if options.out:
-            from pathlib import Path
-
-            write_json(Path(options.out), {key: value for key, value in result.items() if key != "said"})
-            print(f"result: {options.out}")
+            out = Path(options.out)
+            write_json(out, result)
+            print(f"result: {out}")
+            if picture is not None:
+                print(f"curve: {roc_curve(picture, out.with_suffix('.roc.png'))}")
         return 0
 
     return guarded("evaluate", work)

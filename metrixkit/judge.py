@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,40 @@ import yaml
 from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
 from metrixkit.data.tables import column, read_table
-from metrixkit.embedder import load_model
+from metrixkit.embedder import load_image_model
 from metrixkit.errors import InputError
-from metrixkit.experiment import make_decode, read_data
+from metrixkit.extras import Added, Extras, added
 from metrixkit.inference import default_device
+from metrixkit.jobs.images import make_decode, read_data
 from metrixkit.retrieval import Evaluation
 from metrixkit.tasks import Embedded, Retrieval, judge
+from metrixkit.through_index import one_by_one
 from metrixkit.training.run import command, versions
 
+NOTHING_MORE = Extras()
 SECTIONS = ("seed", "data", "loader", "evaluation")
 
 
-def model(where: str | None, split: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+def model(
+    where: str | None, split: str | None, overrides: Sequence[str], extras: Extras = NOTHING_MORE
+) -> dict[str, Any]:
     """Evaluate a saved model.
 
     Args:
         where: A run folder, an exported model's folder, or a hub name.
         split: Split of the data set; None for the test split.
         overrides: ``key=value``; for a run they change its own settings, else they must name the data.
+        extras: What to add.
 
     Returns:
         As :func:`embeddings`.
 
     Raises:
-        InputError: No model there, no data named, or no such split.
+        InputError: No model there, no data named, no such split, or extras that cannot be.
     """
     if where is None or "=" in where:
         raise InputError("which model? Give a run folder, a model folder or a hub name; or --embeddings and --table.")
-    embedder = load_model(where, default_device())
+    embedder = load_image_model(where, default_device())
     saved = Path(where) / "config.yaml"
     raw: dict[str, Any] = {}
     if saved.exists():
@@ -54,6 +60,7 @@ def model(where: str | None, split: str | None, overrides: Sequence[str]) -> dic
         )
     config = configs.resolve_sections(raw, SECTIONS)
     manifest = read_data(config)
+    extras.check_columns(manifest.items.columns)
     loader = configs.settings(config, "loader")
     task = Retrieval(
         manifest,
@@ -64,17 +71,27 @@ def model(where: str | None, split: str | None, overrides: Sequence[str]) -> dic
     )
     dropped = f"; {manifest.dropped} listed images dropped" if manifest.dropped else ""
     said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}{dropped}"]
-    if split is None or split == task.test_split:
-        metrics, evaluation, _ = task.test(embedder.encoder)
-    else:
-        evaluation, _, _ = task.evaluate(embedder.encoder, split)
-        metrics = dict(evaluation)
+    settings = configs.settings(config, "evaluation")
+    split = task.test_split if split is None else split
+    queries = task.embed(embedder.encoder, split)
+    gallery = task.embed(embedder.encoder, "gallery") if split == "query" else None
+    evaluation = judge(settings, queries, gallery, group_by=extras.group_by)
+    geometry = {}
+    if split == task.test_split and settings.utilization and "train" in manifest.splits:
+        geometry = task.geometry(embedder.encoder, queries)
     source = {"model": str(where), "fingerprint": embedder.fingerprint}
-    return _result(metrics, evaluation, manifest.split_name, said, source, manifest.dropped)
+    encode = one_by_one(embedder, task.decode)
+    more = added(settings, queries, gallery, extras, evaluation, encode, embedder.fingerprint)
+    return _result(evaluation, more, manifest.split_name, said, source, extras.group_by, geometry, manifest.dropped)
 
 
 def embeddings(
-    array: str | None, table: str | None, label: str, split: str | None, overrides: Sequence[str]
+    array: str | None,
+    table: str | None,
+    label: str,
+    split: str | None,
+    overrides: Sequence[str],
+    extras: Extras = NOTHING_MORE,
 ) -> dict[str, Any]:
     """Evaluate embeddings against the table that names their rows.
 
@@ -85,12 +102,15 @@ def embeddings(
         split: Only rows of this split query; None evaluates ``query`` against ``gallery`` where both are there, else
             all rows among themselves.
         overrides: ``evaluation.key=value``.
+        extras: What to add.
 
     Returns:
-        What a result file holds (metrics, counts, definitions, versions, command), and ``said``: lines for people.
+        What a result file holds (metrics, counts, definitions, intervals, versions, command), and what it does not:
+        ``said`` and ``tables``, lines for people before and after the metrics, and ``picture``, the verification whose
+        ROC is to be drawn, or None.
 
     Raises:
-        InputError: A file is absent or no such file, the lengths differ, or a column is missing.
+        InputError: A file is absent or no such file, the lengths differ, a column is missing, or extras that cannot be.
     """
     if not array or not table:
         raise InputError(
@@ -101,10 +121,12 @@ def embeddings(
         configs.apply_override(raw, override)
     settings = configs.settings(configs.resolve_sections(raw, ("evaluation",)), "evaluation")
     vectors = read_array(Path(array))
-    items = read_rows(Path(table), label, len(vectors))
+    items = read_rows(Path(table), label, len(vectors), extras.group_by)
     queries, gallery, said = choose(items, vectors, split)
-    evaluation = judge(settings, queries, gallery)
-    return _result(dict(evaluation), evaluation, split or "table", said, {"embeddings": array, "table": table})
+    evaluation = judge(settings, queries, gallery, group_by=extras.group_by)
+    more = added(settings, queries, gallery, extras, evaluation)
+    source = {"embeddings": array, "table": table}
+    return _result(evaluation, more, split or "table", said, source, extras.group_by)
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -126,16 +148,17 @@ def read_array(path: Path) -> np.ndarray:
     return vectors
 
 
-def read_rows(path: Path, label: str, count: int) -> pd.DataFrame:
-    """Return what a table says of `count` rows, in columns id, label and split, all text.
+def read_rows(path: Path, label: str, count: int, group_by: str | None = None) -> pd.DataFrame:
+    """Return what a table says of `count` rows, in columns id, label, split and `group_by`, all text.
 
     Args:
         path: CSV, TSV, parquet or JSON lines.
         label: The label column.
         count: Embeddings there are.
+        group_by: A further column, or None.
 
     Raises:
-        InputError: It is absent, has another length, no such label column, or an empty label.
+        InputError: It is absent, has another length, no such columns, or an empty cell in one of them.
     """
     table = read_table(path)
     labels = column(table, label, path, "--label")
@@ -143,7 +166,10 @@ def read_rows(path: Path, label: str, count: int) -> pd.DataFrame:
         raise InputError(f"{path} has {len(table)} rows, but there are {count} embeddings: row i must tell of row i.")
     ids = table["id"].tolist() if "id" in table else [str(i) for i in range(count)]
     splits = table["split"].tolist() if "split" in table else [""] * count
-    return pd.DataFrame({"id": ids, "label": labels, "split": splits})
+    items = pd.DataFrame({"id": ids, "label": labels, "split": splits})
+    if group_by is not None and group_by not in items:
+        items[group_by] = column(table, group_by, path, "--group-by")
+    return items
 
 
 def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple[Embedded, Embedded | None, list[str]]:
@@ -170,23 +196,32 @@ def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple
 
 
 def _result(
-    metrics: dict[str, float],
     evaluation: Evaluation,
+    more: Added,
     split: str,
     said: list[str],
     source: dict[str, str],
+    group_by: str | None = None,
+    geometry: Mapping[str, float] | None = None,
     dropped: int = 0,
 ) -> dict[str, Any]:
     counts = evaluation.counts
+    if group_by is not None:
+        said.append(f"ranked are the {counts['gallery_groups']} groups of column {group_by!r}, each by its best item")
     if counts.get("without_relevant"):
         said.append(f"{counts['without_relevant']} queries have no relevant item and are left out")
     return {
-        "metrics": metrics,
+        "metrics": {**evaluation, **(geometry or {}), **more.metrics},
         "split": split,
         "counts": {**counts, "dropped": dropped},
-        "definitions": evaluation.definitions,
+        "definitions": {**evaluation.definitions, **more.definitions},
+        "intervals": evaluation.intervals(),
+        "group_by": group_by,
+        **more.parts,
         "versions": versions(),
         "command": command(),
         **source,
         "said": said,
+        "tables": more.lines,
+        "picture": more.verification,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metrixkit.errors import InputError
+from metrixkit.retrieval.bootstrap import resampled_means
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -80,8 +81,7 @@ def paired_bootstrap(
     """Return the difference in hits, averaged over seeds, with its percentile interval over queries.
 
     Query i contributes d_i = mean over our runs of hit_i - mean over theirs. A resample draws Q queries with
-    replacement and takes the mean of d. Only a few values of d exist, so drawing how often each of them comes (a
-    multinomial) is the same as drawing the queries, and costs nothing that grows with Q.
+    replacement and takes the mean of d.
 
     Args:
         ours: One (Q,) array of hits for each run (seed), the same queries in the same order throughout.
@@ -100,8 +100,6 @@ def paired_bootstrap(
     if not ours or not theirs or len(lengths) != 1 or 0 in lengths:
         raise InputError(f"paired bootstrap: expected runs on both sides, of equally many queries; got {lengths}.")
     gaps = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
-    values, counts = np.unique(gaps, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=resamples)
-    means = drawn @ values / len(gaps)
+    means = resampled_means(gaps, resamples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Difference(float(gaps.mean()), float(low), float(high))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,13 @@ import torch
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.retrieval.clusters import clustering_scores
-from metrixkit.retrieval.ranks import Precision, rank_blocks
+from metrixkit.retrieval.groups import Groups, group_blocks, group_up
+from metrixkit.retrieval.measures import Measure, cap_of, depth_of, is_known, known, measures_of
+from metrixkit.retrieval.ranks import Precision, RankBlock, rank_blocks, relevant_counts
+from metrixkit.retrieval.result import Evaluation
 from metrixkit.retrieval.rows import Distance
 from metrixkit.retrieval.setting import TIE, Labels, Pair, label_up, pair_up
 
-RANKED = {
-    "map@r": "Mean over queries of 1/R times the sum, over relevant items at rank r <= R, of (relevant items down to "
-    "r) / r; R is the query's number of relevant items.",
-    "r_precision": "Mean over queries of the share of its R relevant items that stand at rank <= R.",
-    "mrr": "Mean over queries of 1 / (rank of the first relevant item).",
-}
 CLUSTERED = {
     "nmi": "Normalised mutual information (arithmetic mean) between the classes and a k-means clustering into as many "
     "clusters",
@@ -30,45 +26,6 @@ CLUSTERED = {
 }
 TIES = "Ties count against the query (pessimistic rank)."
 OPTIMISTIC = "The same with ties counted for the query; stands here because it differs."
-
-
-@dataclass(frozen=True)
-class Evaluation(Mapping[str, float]):
-    """Metrics by name, as fractions, with what they rest on.
-
-    Attributes:
-        metrics: Name to value. Where ties make the optimistic value differ it stands beside as ``NAME/optimistic``.
-        counts: queries, gallery (items), evaluated, without_relevant (queries left out of every mean), in_own_gallery
-            (queries that left the gallery by id), tied (evaluated queries whose ranks ties leave open), classes (among
-            the queries), gallery_classes, dimensions.
-        definitions: Metric name to one sentence, and "convention" for what holds for all.
-        per_query: One row a query in the given order: id, label, relevant (number of relevant items), rank and
-            rank_optimistic of the first relevant item (missing where there is none), and with the metrics that need
-            them ap@r, ap@r/optimistic, r_precision, r_precision/optimistic.
-    """
-
-    metrics: dict[str, float]
-    counts: dict[str, int]
-    definitions: dict[str, str]
-    per_query: pd.DataFrame = field(repr=False)
-
-    def __getitem__(self, name: str) -> float:
-        """Return one metric; a KeyError names the near ones."""
-        if name not in self.metrics:
-            raise KeyError(f"{name!r}.{did_you_mean(name, self.metrics)}")
-        return self.metrics[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the metric names."""
-        return iter(self.metrics)
-
-    def __len__(self) -> int:
-        """Return the number of metrics."""
-        return len(self.metrics)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return metrics, counts and definitions as plain numbers and strings, for a JSON file."""
-        return {"metrics": dict(self.metrics), "counts": dict(self.counts), "definitions": dict(self.definitions)}
 
 
 def evaluate(
@@ -83,6 +40,8 @@ def evaluate(
     distance: Distance = "cosine",
     precision: Precision = "auto",
     seed: int = 0,
+    gallery_groups: Any = None,
+    processes: bool = False,
 ) -> Evaluation:
     """Evaluate retrieval of items of the same class, exactly.
 
@@ -99,21 +58,28 @@ def evaluate(
         query_ids: (Q,) unique strings or integers; positions where None.
         gallery_ids: (N,) unique; ids that also stand in `query_ids` are the same item.
         recall_at: The k of recall@k: the share of queries with any relevant item at rank <= k.
-        metrics: Of "map@r", "r_precision", "mrr", "nmi", "ami".
+        metrics: Of "map@r", "r_precision", "mrr", "mean_rank", "median_rank", "map@k", "precision@k", "ndcg@k" (k a
+            number: "ndcg@10"), "nmi", "ami"; docs/definitions.md defines each.
         distance: "cosine", "dot" (larger is nearer) or "euclidean" (squared distance, smaller is nearer). Ties of very
             long rows are as wide as their rounding, see docs/definitions.md.
         precision: "auto", "bfloat16", "float32" or "float64": what screens the pairs, never the result.
         seed: Of the k-means behind nmi and ami.
+        gallery_groups: (N,) the group (product) of each gallery item, or of each query where there is no gallery.
+            Groups are then ranked instead of items: a group scores as its best item, it is relevant where its label is
+            the query's, and the query leaves its own group, which stays if it has other items. All items of a group
+            bear one label. Computed in float64, whatever `precision`.
+        processes: Share the queries among the processes of the default group (torch.distributed), each of which holds
+            all data and calls this; each gets the whole result. Groups are ranked by every process alone.
 
     Returns:
         An :class:`Evaluation`, a mapping such as ``{"recall@1": 0.63, ..., "map@r": 0.24}``.
 
     Raises:
         InputError: NaN, infinite or (cosine) zero rows, naming the first; wrong counts or shapes; repeated ids; no
-            query with a relevant item; unknown names.
+            query with a relevant item; a group with two labels; unknown names.
 
     Warns:
-        UserWarning: A k of `recall_at` beyond the gallery; the recall is defined all the same.
+        UserWarning: A cutoff k beyond the gallery; the metric is defined all the same.
 
     Example:
         >>> import numpy as np
@@ -121,19 +87,71 @@ def evaluate(
         >>> result["recall@1"], result.counts["without_relevant"]
         (1.0, 1)
     """
-    cutoffs, names = _check_names(recall_at, metrics)
+    measures, clustered = check_names(recall_at, metrics)
     pair = pair_up(queries, gallery, query_ids, gallery_ids, distance)
     labels = label_up(pair, query_labels, gallery_labels)
-    available = pair.gallery.count - int((pair.own >= 0).all())
-    beyond = [k for k in cutoffs if k > available]
-    if beyond:
-        warnings.warn(
-            f"recall@{beyond[0]} asks for more than the {available} gallery items of a query; it is the share of "
-            "queries with a relevant item anywhere.",
-            UserWarning,
-            stacklevel=2,
-        )
-    table = _per_query(pair, labels, deep="map@r" in names or "r_precision" in names, precision=precision)
+    groups = None if gallery_groups is None else group_up(pair, labels, gallery_groups)
+    _warn_beyond(measures, pair, groups)
+    depth = depth_of(measures)
+    if groups is None:
+        cap = cap_of(measures, relevant_counts(pair, labels))
+        blocks = rank_blocks(pair, labels, depth, precision, cap, processes=processes)
+    else:
+        blocks = group_blocks(pair, labels, groups, depth)
+    table, values, definitions = summarise(pair, labels, blocks, measures)
+    for name, (value, how) in _cluster(pair, labels, clustered, seed).items():
+        values[name], definitions[name] = value, how
+    definitions["convention"] = _convention(pair, groups)
+    counts = count(pair, labels, table, measures)
+    if groups is not None:
+        counts["gallery_groups"] = len(groups.label_codes)
+    return Evaluation(values, counts, definitions, table)
+
+
+def check_names(recall_at: Sequence[int], metrics: Sequence[str]) -> tuple[list[Measure], list[str]]:
+    """Return the metrics by rank and the names of those by clustering."""
+    names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
+    for name in names:
+        if name in ("utilization", "alignment", "uniformity"):
+            raise InputError(f"metric {name!r} is a function of its own: metrixkit.retrieval.{name}(...).")
+        if name.startswith("recall@"):
+            raise InputError(f"metric {name!r}: recall is asked for by recall_at=({name.removeprefix('recall@')},).")
+        if not is_known(name) and name not in CLUSTERED:
+            raise InputError(f"no metric is called {name!r}.{did_you_mean(name, [*known(), *CLUSTERED])}")
+    cutoffs = list(dict.fromkeys([recall_at] if isinstance(recall_at, int) else recall_at))
+    measures = measures_of(cutoffs, [name for name in names if name not in CLUSTERED])
+    if not cutoffs and not names:
+        raise InputError("nothing to evaluate: recall_at and metrics are both empty.")
+    return measures, [name for name in names if name in CLUSTERED]
+
+
+def _warn_beyond(measures: Sequence[Measure], pair: Pair, groups: Groups | None) -> None:
+    available = pair.gallery.count - int((pair.own >= 0).all()) if groups is None else len(groups.label_codes)
+    for measure in measures:
+        if isinstance(measure.within, int) and measure.within > available:
+            what = "items" if groups is None else "groups"
+            sense = (
+                "it is the share of queries with a relevant item anywhere"
+                if measure.name.startswith("recall@")
+                else "places beyond the last hold nothing relevant"
+            )
+            warnings.warn(
+                f"{measure.name} asks for more than the {available} gallery {what} of a query; {sense}.",
+                UserWarning,
+                stacklevel=3,
+            )
+            return
+
+
+def summarise(
+    pair: Pair, labels: Labels, blocks: Iterable[RankBlock], measures: Sequence[Measure]
+) -> tuple[pd.DataFrame, dict[str, float], dict[str, str]]:
+    """Return the table of :class:`Evaluation`, the metrics, and their definitions.
+
+    Raises:
+        InputError: No query has a relevant item.
+    """
+    table = _per_query(pair, labels, blocks, measures)
     evaluated = table[table["relevant"] > 0]
     if evaluated.empty:
         raise InputError(
@@ -141,102 +159,57 @@ def evaluate(
             f"items; first query label {labels.queries[0]!r}, first gallery label {labels.gallery[0]!r}). Are the "
             "labels of the same kind, and does any class have two items?"
         )
-    values, definitions = _summarise(evaluated, cutoffs, names)
-    for name, (value, how) in _cluster(pair, labels, names, seed).items():
-        values[name], definitions[name] = value, how
-    definitions["convention"] = _convention(pair)
-    counts = {
+    values: dict[str, float] = {}
+    definitions: dict[str, str] = {}
+    for measure in measures:
+        name = measure.name
+        values[name] = measure.over(evaluated[measure.column].to_numpy(dtype=np.float64))
+        best = measure.over(evaluated[measure.optimistic].to_numpy(dtype=np.float64))
+        definitions[name] = f"{measure.sentence} {TIES}"
+        if best != values[name]:
+            values[f"{name}/optimistic"], definitions[f"{name}/optimistic"] = best, OPTIMISTIC
+    return table, values, definitions
+
+
+def count(pair: Pair, labels: Labels, table: pd.DataFrame, measures: Sequence[Measure]) -> dict[str, int]:
+    """Return the counts of :class:`Evaluation`."""
+    evaluated = table[table["relevant"] > 0]
+    tied = evaluated["rank"] != evaluated["rank_optimistic"]
+    for measure in measures:
+        tied |= evaluated[measure.column] != evaluated[measure.optimistic]
+    return {
         "queries": pair.queries.count,
         "gallery": pair.gallery.count,
         "evaluated": len(evaluated),
         "without_relevant": pair.queries.count - len(evaluated),
         "in_own_gallery": int((pair.own >= 0).sum()),
-        "tied": int(_open(evaluated).sum()),
+        "tied": int(tied.sum()),
         "classes": len(np.unique(labels.query_codes)),
         "gallery_classes": len(np.unique(labels.gallery_codes)),
         "dimensions": pair.queries.dim,
     }
-    return Evaluation(values, counts, definitions, table)
-
-
-def _check_names(recall_at: Sequence[int], metrics: Sequence[str]) -> tuple[list[int], list[str]]:
-    names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
-    for name in names:
-        if name in ("utilization", "alignment", "uniformity"):
-            raise InputError(f"metric {name!r} is a function of its own: metrixkit.retrieval.{name}(...).")
-        if name.startswith("recall@"):
-            raise InputError(f"metric {name!r}: recall is asked for by recall_at=({name.removeprefix('recall@')},).")
-        if name not in RANKED and name not in CLUSTERED:
-            raise InputError(f"no metric is called {name!r}.{did_you_mean(name, [*RANKED, *CLUSTERED])}")
-    cutoffs = list(dict.fromkeys([recall_at] if isinstance(recall_at, int) else recall_at))
-    for k in cutoffs:
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"recall_at holds {k!r}; expected whole numbers >= 1.")
-    if not cutoffs and not names:
-        raise InputError("nothing to evaluate: recall_at and metrics are both empty.")
-    return cutoffs, names
 
 
 @torch.no_grad()
-def _per_query(pair: Pair, labels: Labels, deep: bool, precision: str) -> pd.DataFrame:
-    """Return the table of :class:`Evaluation`; `deep` follows all relevant items instead of the first."""
-    count = pair.queries.count
-    relevant = np.zeros(count, dtype=np.int64)
-    first = {side: np.zeros(count, dtype=np.int64) for side in ("", "_optimistic")}
-    shares = {name + side: np.full(count, np.nan) for name in ("ap@r", "r_precision") for side in ("", "/optimistic")}
-    for block in rank_blocks(pair, labels, depth=None if deep else 1, precision=precision):
+def _per_query(pair: Pair, labels: Labels, blocks: Iterable[RankBlock], measures: Sequence[Measure]) -> pd.DataFrame:
+    total = pair.queries.count
+    relevant = np.zeros(total, dtype=np.int64)
+    first = {column: np.zeros(total, dtype=np.int64) for column in ("rank", "rank_optimistic")}
+    valued = [measure for measure in measures if measure.column != "rank"]
+    columns = {column: np.full(total, np.nan) for m in valued for column in (m.column, m.optimistic)}
+    for block in blocks:
         relevant[block.rows] = block.relevant
-        total = block.relevant[:, None]
-        place = np.arange(1, block.pessimistic.shape[1] + 1)
-        for side, ranks in (("", block.pessimistic), ("/optimistic", block.optimistic)):
-            first[side.replace("/", "_")][block.rows] = ranks[:, 0]
-            inside = (ranks > 0) & (ranks <= total)
-            shares["ap@r" + side][block.rows] = (inside * (place / np.maximum(ranks, 1))).sum(1) / total[:, 0]
-            shares["r_precision" + side][block.rows] = inside.sum(1) / total[:, 0]
-    table = pd.DataFrame({"id": pair.query_ids, "label": labels.queries, "relevant": relevant})
-    for side, ranks in first.items():
-        table["rank" + side] = pd.arrays.IntegerArray(ranks, mask=relevant == 0)
-    if deep:
-        for name, values in shares.items():
-            table[name] = values
-    return table
+        first["rank"][block.rows] = block.pessimistic[:, 0]
+        first["rank_optimistic"][block.rows] = block.optimistic[:, 0]
+        for measure in valued:
+            columns[measure.column][block.rows] = measure.values(block.pessimistic, block.relevant)
+            columns[measure.optimistic][block.rows] = measure.values(block.optimistic, block.relevant)
+    ranked = {name: pd.arrays.IntegerArray(ranks, mask=relevant == 0) for name, ranks in first.items()}
+    return pd.DataFrame({"id": pair.query_ids, "label": labels.queries, "relevant": relevant, **ranked, **columns})
 
 
-def _open(evaluated: pd.DataFrame) -> pd.Series:
-    """Return which queries' ranks ties leave open."""
-    tied = evaluated["rank"] != evaluated["rank_optimistic"]
-    for name in ("ap@r", "r_precision"):
-        if name in evaluated:
-            tied |= evaluated[name] != evaluated[name + "/optimistic"]
-    return tied
-
-
-def _summarise(
-    evaluated: pd.DataFrame, cutoffs: list[int], names: list[str]
-) -> tuple[dict[str, float], dict[str, str]]:
-    values: dict[str, float] = {}
-    definitions: dict[str, str] = {}
-
-    def add(name: str, sentence: str, pessimistic: np.ndarray, optimistic: np.ndarray) -> None:
-        values[name], best = float(pessimistic.mean()), float(optimistic.mean())
-        definitions[name] = f"{sentence} {TIES}"
-        if best != values[name]:
-            values[f"{name}/optimistic"], definitions[f"{name}/optimistic"] = best, OPTIMISTIC
-
-    rank, best_rank = (evaluated[c].to_numpy(dtype=np.int64) for c in ("rank", "rank_optimistic"))
-    for k in cutoffs:
-        add(f"recall@{k}", f"Share of queries with any relevant item at rank <= {k}.", rank <= k, best_rank <= k)
-    for name, column in (("map@r", "ap@r"), ("r_precision", "r_precision")):
-        if name in names:
-            add(name, RANKED[name], evaluated[column].to_numpy(), evaluated[column + "/optimistic"].to_numpy())
-    if "mrr" in names:
-        add("mrr", RANKED["mrr"], 1.0 / rank, 1.0 / best_rank)
-    return values, definitions
-
-
-def _cluster(pair: Pair, labels: Labels, names: list[str], seed: int) -> dict[str, tuple[float, str]]:
+def _cluster(pair: Pair, labels: Labels, asked: list[str], seed: int) -> dict[str, tuple[float, str]]:
     """Return nmi and ami, as asked, over queries and gallery together, each item once."""
-    asked = [name for name in names if name in CLUSTERED]
     if not asked:
         return {}
     extra = np.array([], dtype=np.int64)
@@ -250,7 +223,7 @@ def _cluster(pair: Pair, labels: Labels, names: list[str], seed: int) -> dict[st
     return {name: (scores[name], f"{CLUSTERED[name]}: {how}") for name in asked}
 
 
-def _convention(pair: Pair) -> str:
+def _convention(pair: Pair, groups: Groups | None) -> str:
     own = (
         "each query is searched among all other items"
         if pair.gallery is pair.queries
@@ -259,7 +232,8 @@ def _convention(pair: Pair) -> str:
         else "queries and gallery are different items"
     )
     width = f"{TIE:g}" + ("" if pair.distance == "cosine" else " (or their rounding, if wider)")
+    ranked = "" if groups is None else "groups of gallery items are ranked, each by its best, relevant by their label; "
     return (
-        f"Fractions in [0, 1]; {pair.distance} on float64 rows, scores within {width} are equal; {own}; queries "
-        "without a relevant item are counted as without_relevant and left out of the means."
+        f"Fractions in [0, 1] (ranks from 1); {ranked}{pair.distance} on float64 rows, scores within {width} are "
+        f"equal; {own}; queries without a relevant item are counted as without_relevant and left out of the means."
     )

@@ -1,4 +1,5 @@
-"""Compare runs: ``python -m metrixkit.compare RUN... [--csv F] [--markdown F] [--latex F] [--plot F.png]``.
+"""Compare runs: ``python -m metrixkit.compare RUN... [--csv F] [--markdown F] [--latex F] [--plot F.png]
+[--html F.html]``.
 
 RUN is a run folder, or a folder with runs anywhere below it. Runs that differ only in their seeds make one row, named
 by the settings in which it differs from the other rows: mean, standard deviation and number. The others are measured
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from metrixkit._doors import guarded
 from metrixkit.errors import InputError
@@ -31,12 +31,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--markdown", metavar="FILE", help="the tables in Markdown")
     parser.add_argument("--latex", metavar="FILE", help="the tables in LaTeX")
     parser.add_argument("--plot", metavar="FILE.png", help="means with error bars")
+    parser.add_argument("--html", metavar="FILE.html", help="one self-contained page with all of it, and the runs")
     options = parser.parse_args(argv)
 
     def work() -> int:
         from metrixkit.comparison import compare
         from metrixkit.report.comparison import WRITERS, as_text
+        from metrixkit.report.comparison_page import comparison_page
         from metrixkit.report.comparison_plot import comparison_plot
+        from metrixkit.report.markup import write_text
+        from metrixkit.training.run import command
 
         metrics = None if options.metrics is None else [m.strip() for m in options.metrics.split(",") if m.strip()]
         comparison = compare(options.runs, metrics, options.against, options.force, options.seed)
@@ -45,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
             for kind, write in WRITERS.items():
                 target = getattr(options, kind)
                 if target:
-                    Path(target).parent.mkdir(parents=True, exist_ok=True)
-                    Path(target).write_text(write(comparison), encoding="utf-8")
-                    print(f"{kind}: {target}")
+                    print(f"{kind}: {write_text(write(comparison), target)}")
             if options.plot:
                 print(f"plot: {comparison_plot(comparison, options.plot)}")
+            if options.html:
+                print(f"page: {comparison_page(comparison, options.html, command())}")
         except OSError as error:
             raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
         return 0

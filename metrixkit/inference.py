@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,17 @@ from metrixkit.distributed import gather, rank, world_size
 def default_device() -> torch.device:
     """Return the first accelerator, or the processor where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold a model in evaluation mode; afterwards it is in the mode it was in."""
+    mode = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(mode)
 
 
 @torch.no_grad()
@@ -50,8 +61,6 @@ def embed_items(
         (N, d) float32 on the processor, the same on every process, row i of item i.
     """
     device = next(encoder.parameters()).device
-    mode = encoder.training
-    encoder.eval()
     # Equal shards, padded with the last row: a gather needs equal shapes.
     share = -(-len(items) // world_size())
     rows = [min(i, len(items) - 1) for i in range(rank() * share, (rank() + 1) * share)]
@@ -60,10 +69,8 @@ def embed_items(
     )
     quiet = rank() != 0 or not sys.stderr.isatty()
     parts = []
-    try:
+    with evaluating(encoder):
         for batch in tqdm(loader, desc=title, disable=quiet, leave=False, dynamic_ncols=True):
             with autocast():
                 parts.append(encoder(batch.views[0].to(device, non_blocking=True)).float())
-    finally:
-        encoder.train(mode)
     return gather(torch.cat(parts))[: len(items)].cpu()

@@ -134,7 +134,14 @@ def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     Where a family node names different classes the class is the name, and its settings appear only if they differ
     among the configs with that class.
     """
-    return [" ".join(parts) for parts in _differences(list(settings), "")]
+    return [" ".join(parts) for parts in changes(settings)]
+
+
+def changes(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return for each of several configs the settings in which they differ, as ``key=value``; :func:`labels` joins
+    them.
+    """
+    return _differences(list(settings), "")
 
 
 def _differences(values: list[Any], path: str) -> list[list[str]]:

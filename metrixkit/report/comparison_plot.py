@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metrixkit.comparison import Comparison
 from metrixkit.report.curves import COLOURS
+from metrixkit.report.drawing import save_figure
+from metrixkit.report.markup import DRAWING
 from metrixkit.report.text import is_share
 
 ACROSS = 3
@@ -19,10 +20,15 @@ LONGEST = 46
 BELOW = 0.22  # single runs stand under their mean, where its marker does not hide them
 
 
-def comparison_plot(comparison: Comparison, out_png: str | os.PathLike[str]) -> Path:
-    """Draw one panel a metric, rows from top to bottom: the mean, one standard deviation, and each run as a dot.
+TITLE = "Means, deviations, single runs"
+CAPTION = (
+    "Diamonds: mean of a row, with one standard deviation over seeds; small dots: its runs. Grey and dotted: the "
+    "reference. Axes do not start at zero."
+)
 
-    The dotted line is the mean of the reference row. Axes do not start at zero.
+
+def comparison_plot(comparison: Comparison, out_png: str | os.PathLike[str]) -> Path:
+    """Save :func:`comparison_figure` as PNG.
 
     Args:
         comparison: The rows.
@@ -31,12 +37,20 @@ def comparison_plot(comparison: Comparison, out_png: str | os.PathLike[str]) -> 
     Returns:
         The path.
     """
+    return save_figure(comparison_figure(comparison), out_png, TITLE, CAPTION, DRAWING, dpi=150)
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """Draw one panel a metric, rows from top to bottom: the mean, one standard deviation, and each run as a dot.
+
+    The dotted line is the mean of the reference row. Axes do not start at zero.
+    """
     count = len(comparison.metrics)
     across = min(count, ACROSS)
     down = (count + across - 1) // across
     label_width = 0.075 * min(max(len(row.label) for row in comparison.rows), LONGEST)
     size = (label_width + 2.6 * across, down * (1.0 + 0.32 * len(comparison.rows)))
-    figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
     first: Axes | None = None
     for place, name in enumerate(comparison.metrics):
         axes = figure.add_subplot(down, across, place + 1, sharey=first)
@@ -44,11 +58,7 @@ def comparison_plot(comparison: Comparison, out_png: str | os.PathLike[str]) -> 
         _panel(axes, comparison, name)
         axes.tick_params(labelleft=place % across == 0)
     figure.supxlabel("mean and one standard deviation over seeds; small dots are single runs", fontsize=8)
-    FigureCanvasAgg(figure)
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png")
-    return out
+    return figure
 
 
 def _panel(axes: Axes, comparison: Comparison, name: str) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from metrixkit.errors import InputError
+from metrixkit.report.drawing import DPI, save_figure
+from metrixkit.report.markup import DRAWING
 from metrixkit.report.text import is_share
 
 GEOMETRY = ("utilization", "alignment", "uniformity")
@@ -69,7 +70,7 @@ def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.Pat
     plots = [plot for plot in plots if plot[1]]
     if not plots:
         return None
-    figure = Figure(figsize=(4.4 * min(len(plots), 2), 3.0 * ((len(plots) + 1) // 2)), dpi=120, facecolor="white")
+    figure = Figure(figsize=(4.4 * min(len(plots), 2), 3.0 * ((len(plots) + 1) // 2)), facecolor="white")
     for place, (title, found, draw) in enumerate(plots, 1):
         axes = figure.add_subplot((len(plots) + 1) // 2, min(len(plots), 2), place)
         draw(axes, found)
@@ -80,11 +81,10 @@ def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.Pat
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend() is None:
             axes.legend(fontsize=7, frameon=False)
+    figure.set_dpi(DPI)
     figure.tight_layout()
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(out))
-    return out
+    caption = f"What was logged over the steps of training: {'; '.join(title for title, _, _ in plots)}."
+    return save_figure(figure, out_png, "Training", caption, DRAWING)
 
 
 def _series(entries: list[dict[str, float]]) -> Series:

@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import os
-import textwrap
-import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metrixkit.errors import InputError
+from metrixkit.errors import InputError, did_you_mean
+from metrixkit.report.drawing import Load, Sheet, read_image, save_figure, short
+from metrixkit.report.markup import PHOTOGRAPHS
 from metrixkit.retrieval import Predictions
 
 # Told apart also by those who do not see red and green alike: a dashed line, and lightness.
 RIGHT, WRONG, QUERY = "#1a8f3c", "#d62f2f", "#333333"
 CELL, GAP = 1.15, 0.12  # inches
+Choice = Literal["random", "right", "wrong"]
+TITLES: dict[str, str] = {
+    "random": "Queries drawn at random",
+    "right": "Most confidently right",
+    "wrong": "Most confidently wrong",
+}
+LEGEND = "Solid green: same class as the query; dashed red: another class. Below each its class and similarity."
 
 
 def retrieval_panel(
     path: str | os.PathLike[str],
     predictions: Predictions,
-    load: Callable[[str], np.ndarray],
+    load: Load,
     rows: int = 8,
     k: int = 8,
     seed: int = 0,
     title: str = "",
+    choice: Choice = "random",
 ) -> Path:
     """Draw queries beside their nearest items: solid green borders for the same class, dashed red for another.
 
-    Half of the rows are queries whose nearest item is right, half wrong, drawn at random (as far as there are enough of
-    each); so the picture shows both, and its share of right rows says nothing. The caption says this and what the share
-    is over all queries.
+    "random": half of the rows are queries whose nearest item is right, half wrong, drawn at random (as far as there are
+    enough of each); so the picture shows both, and its share of right rows says nothing. "right" and "wrong": those
+    whose nearest item is right, or wrong, with the highest similarity, and of two queries that are each other's nearest
+    only one. Wrong ones are where a model is most sure of itself: look-alikes, and often labels that are wrong. The
+    caption inside the PNG says this, and what the share is over all queries.
 
     Args:
         path: A ``.png`` to write; its folder is made.
@@ -44,51 +52,44 @@ def retrieval_panel(
         k: Neighbours shown at most.
         seed: Of the draw.
         title: A line above ("cub-zero-shot, MobileNetV2").
+        choice: Which queries.
 
     Returns:
         The path.
 
     Raises:
-        InputError: No predictions, rows or k < 1, or an image of another form.
+        InputError: No predictions, no such queries, rows or k < 1, an unknown choice, or an image of another form.
     """
+    if choice not in get_args(Choice):
+        raise InputError(f"choice={choice!r} is no way to choose queries.{did_you_mean(choice, get_args(Choice))}")
     if rows < 1 or k < 1 or not len(predictions) or not predictions.neighbour_ids.shape[1]:
         raise InputError(
             f"a retrieval panel needs queries, neighbours, rows and k; found {len(predictions)} queries with "
             f"{predictions.neighbour_ids.shape[1]} neighbours, rows={rows}, k={k}."
         )
-    hit = predictions.neighbour_labels[:, 0] == predictions.query_labels
-    chosen = choose_rows(hit, rows, seed)
+    hit = nearest_is_right(predictions)
+    chosen = choose_rows(hit, rows, seed) if choice == "random" else most_confident(predictions, choice, rows)
+    if not len(chosen):
+        raise InputError(f"choice={choice!r}: no query has a nearest item that is {choice}.")
     k = min(k, predictions.neighbour_ids.shape[1])
-    heading = [title] if title else []
-    right = int(hit[chosen].sum())
-    heading += textwrap.wrap(
-        f"{len(chosen)} of {len(hit):,} queries, drawn with seed {seed}: {right} whose nearest item is right and "
-        f"{len(chosen) - right} whose nearest is wrong (of all queries {hit.mean():.1%} are right). Green: same "
-        "class; dashed red: another. Below each its class and score.",
-        width=max(40, 15 * (k + 1)),
-    )
-    top = 0.2 * len(heading) + 0.15
-    step = CELL + 0.42
+    heading = [*([title] if title else []), LEGEND]
+    top, step = 0.2 * len(heading) + 0.15, CELL + 0.46
     wide, high = (k + 1) * (CELL + GAP) + 0.35, top + len(chosen) * step + 0.05
-    figure = Figure(figsize=(wide, high), dpi=110, facecolor="white")
+    figure = Figure(figsize=(wide, high), facecolor="white")
+    sheet = Sheet(figure)
     for line, text in enumerate(heading):
-        weight = "bold" if title and line == 0 else "normal"
-        figure.text(
-            GAP / wide, 1 - (0.1 + 0.2 * line) / high, text, va="top", fontsize=9, weight=weight, parse_math=False
-        )
+        sheet.words(GAP, 0.1 + 0.2 * line, text, bold=bool(title) and line == 0)
     for place, query in enumerate(chosen):
         for column in range(k + 1):
             left = GAP + column * (CELL + GAP) + (0.25 if column else 0)
-            bottom = high - top - place * step - CELL
-            axes = figure.add_axes((left / wide, bottom / high, CELL / wide, CELL / high))
-            _draw(axes, predictions, int(query), column - 1, load)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        # A label in a script that the font lacks is drawn as boxes; the pictures are what matters.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        FigureCanvasAgg(figure).print_png(str(path))
-    return path
+            _draw(sheet, left, top + place * step, predictions, int(query), column - 1, load)
+    return save_figure(figure, path, TITLES[choice], _caption(choice, hit, hit[chosen], seed), PHOTOGRAPHS, dpi=110)
+
+
+def nearest_is_right(predictions: Predictions) -> np.ndarray:
+    """Return for each query whether its nearest item is of its class: (Q,) bool."""
+    right: np.ndarray = predictions.neighbour_labels[:, 0] == predictions.query_labels
+    return right
 
 
 def choose_rows(hit: np.ndarray, rows: int, seed: int) -> np.ndarray:
@@ -101,43 +102,66 @@ def choose_rows(hit: np.ndarray, rows: int, seed: int) -> np.ndarray:
     return np.concatenate([good[:wanted], bad[: rows - wanted]])
 
 
-def _draw(axes: Axes, predictions: Predictions, query: int, place: int, load: Callable[[str], np.ndarray]) -> None:
-    """Draw the query (`place` -1) or its neighbour at `place`."""
-    axes.set(xticks=[], yticks=[])
-    label = str(predictions.query_labels[query])
-    if place < 0:
-        name, colour, style, note = str(predictions.query_ids[query]), QUERY, "solid", _rank(predictions, query)
+def most_confident(predictions: Predictions, choice: Choice, rows: int) -> np.ndarray:
+    """Return positions of at most `rows` queries whose nearest item is right, or wrong, the most similar first.
+
+    Queries without a relevant item cannot be right and are no mistakes; they are left out. Of two queries that are each
+    other's nearest the first stands for both.
+    """
+    right = nearest_is_right(predictions)
+    wanted = right if choice == "right" else ~right & (predictions.rank_of_first > 0)
+    among = np.flatnonzero(wanted & (predictions.neighbour_ids[:, 0] != ""))
+    order = among[np.argsort(-predictions.neighbour_scores[among, 0], kind="stable")]
+    chosen: list[int] = []
+    shown: set[tuple[str, str]] = set()
+    for query in order:
+        pair = str(predictions.query_ids[query]), str(predictions.neighbour_ids[query, 0])
+        if pair[::-1] not in shown:
+            shown.add(pair)
+            chosen.append(int(query))
+        if len(chosen) == rows:
+            break
+    return np.array(chosen, dtype=np.int64)
+
+
+def _caption(choice: Choice, hit: np.ndarray, shown: np.ndarray, seed: int) -> str:
+    count = len(shown)
+    if choice == "random":
+        right = int(shown.sum())
+        how = (
+            f"{count} of {len(hit):,} queries, drawn with seed {seed}: {right} whose nearest picture is right and "
+            f"{count - right} whose nearest is wrong, so that both are seen (of all queries {100 * hit.mean():.1f} % "
+            "are right)."
+        )
+    elif choice == "wrong":
+        how = (
+            f"The {count} queries with the most similar nearest picture among those whose nearest is of another class: "
+            "where the model is surest and mistaken. Look-alikes, and labels worth checking."
+        )
     else:
-        name, found = str(predictions.neighbour_ids[query, place]), str(predictions.neighbour_labels[query, place])
-        if not name:  # the gallery was exhausted
-            axes.set_axis_off()
-            return
-        colour, style = (RIGHT, "solid") if found == label else (WRONG, (0, (4, 2)))  # type: ignore[assignment]
-        label, note = found, f"{predictions.neighbour_scores[query, place]:.3f}"
-    image = np.asarray(load(name))
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"load({name!r}) gave shape {image.shape}, {image.dtype}; expected (H, W, 3) uint8.")
-    axes.imshow(_square(image), interpolation="antialiased")
-    for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=1.2 if place < 0 else 3, linestyle=style)
-    axes.set_xlabel(f"{_short(label)}\n{note}", fontsize=6.5, labelpad=2.5, parse_math=False)
+        how = (
+            f"The {count} queries with the most similar nearest picture among those whose nearest is of the same "
+            "class. Near-duplicates, where there are any, stand here."
+        )
+    return f"{how} Left the query, then its nearest pictures."
+
+
+def _draw(sheet: Sheet, left: float, top: float, found: Predictions, query: int, place: int, load: Load) -> None:
+    """Draw the query (`place` -1) or its neighbour at `place`."""
+    label = str(found.query_labels[query])
+    if place < 0:
+        image = read_image(load, str(found.query_ids[query]))
+        below = f"{short(label, 20)}\n{_rank(found, query)}"
+        sheet.picture(left, top, CELL, image, QUERY, width=1.2, below=below)
+        return
+    name, theirs = str(found.neighbour_ids[query, place]), str(found.neighbour_labels[query, place])
+    if not name:  # the gallery was exhausted
+        return
+    right = theirs == label
+    below = f"{short(theirs, 20)}\n{found.neighbour_scores[query, place]:.3f}"
+    sheet.picture(left, top, CELL, read_image(load, name), RIGHT if right else WRONG, dashed=not right, below=below)
 
 
 def _rank(predictions: Predictions, query: int) -> str:
     rank = int(predictions.rank_of_first[query])
     return f"query, first right: {rank}" if rank else "query, none of its class"
-
-
-def _short(text: str, most: int = 22) -> str:
-    """Keep both ends of a long label: classes often differ only there."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
-
-
-def _square(image: np.ndarray) -> np.ndarray:
-    """Pad to a square with white, so that all cells are of one size and nothing is cut off."""
-    height, width = image.shape[:2]
-    side = max(height, width)
-    out = np.full((side, side, 3), 255, dtype=np.uint8)
-    y, x = (side - height) // 2, (side - width) // 2
-    out[y : y + height, x : x + width] = image
-    return out

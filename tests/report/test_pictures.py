@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from metrixkit.errors import InputError
-from metrixkit.report import curves, read_metrics, retrieval_panel, training_curves
+from metrixkit.report import curves, panel, read_metrics, retrieval_panel, training_curves
 from metrixkit.report.panel import choose_rows
 from metrixkit.retrieval import Predictions, predictions
 
@@ -35,8 +35,6 @@ def count(path, colour):
 
 
 def test_panel_shows_right_and_wrong_and_is_the_same_each_time(tmp_path, predicted):
-    from metrixkit.report import panel
-
     one = retrieval_panel(tmp_path / "pictures" / "a.png", predicted, load, rows=4, k=3, title="a $title")
     two = retrieval_panel(tmp_path / "b.png", predicted, load, rows=4, k=3, title="a $title")
     other = retrieval_panel(tmp_path / "c.png", predicted, load, rows=4, k=3, title="a $title", seed=1)
@@ -72,6 +70,37 @@ def test_panel_refuses_what_it_cannot_draw(tmp_path, predicted):
     with pytest.raises(InputError, match="rows=0"):
         retrieval_panel(tmp_path / "a.png", predicted, load, rows=0)
     assert not (tmp_path / "a.png").exists()
+
+
+def told(path):
+    with Image.open(path) as picture:
+        return picture.text
+
+
+def test_the_most_confident_are_those_with_the_highest_similarity():
+    labels, scores = np.array(list("aabbc")), np.array([0.9, 0.9, 0.7, 0.8, 0.99], dtype=np.float32)
+    found = Predictions(
+        query_ids=np.array(list("01234")), query_labels=labels, neighbour_ids=np.array([["1"], ["0"], ["4"], ["1"], ["0"]]),
+        neighbour_labels=np.array([["a"], ["a"], ["c"], ["a"], ["a"]]), neighbour_scores=scores[:, None],
+        rank_of_first=np.array([1, 1, 5, 2, 0]),
+    )  # fmt: skip
+    assert panel.most_confident(found, "right", 5).tolist() == [0]  # 1 finds 0 and 0 finds 1: one pair
+    assert panel.most_confident(found, "wrong", 5).tolist() == [3, 2]  # 4 has no other of its class: no mistake
+    assert panel.most_confident(found, "wrong", 1).tolist() == [3]
+
+
+def test_panels_say_how_their_rows_were_chosen(tmp_path, predicted):
+    paths = {c: retrieval_panel(tmp_path / f"{c}.png", predicted, load, rows=3, k=2, choice=c) for c in panel.TITLES}
+    assert "3 of 20 queries, drawn with seed 0" in told(paths["random"])["Description"]
+    assert told(paths["wrong"])["Title"] == "Most confidently wrong"
+    assert "surest and mistaken" in told(paths["wrong"])["Description"]
+    assert told(paths["right"])["Kind"] == "photographs"
+    assert count(paths["wrong"], panel.WRONG) > count(paths["right"], panel.WRONG)
+    with pytest.raises(InputError, match=r"choice='rihgt'.*right"):
+        retrieval_panel(tmp_path / "x.png", predicted, load, choice="rihgt")
+    right = vars(predicted) | {"neighbour_labels": np.repeat(predicted.query_labels[:, None], 5, axis=1)}
+    with pytest.raises(InputError, match="no query has a nearest item that is wrong"):
+        retrieval_panel(tmp_path / "x.png", Predictions(**right), load, choice="wrong")
 
 
 def lines(path, entries, end="\n"):

@@ -11,6 +11,7 @@ VERBS = {
     "train": "train an embedding from a config",
     "evaluate": "evaluate a run, a model, or anybody's embeddings",
     "embed": "write embeddings of images",
+    "index": "build, search and tend an index of embeddings",
     "compare": "tables over many runs",
     "data": "list and check data sets",
 }

@@ -2,7 +2,8 @@
 
 MODEL is a run folder, an exported model's folder, or a hub name. SOURCE is a folder of images (all below it), image
 files, or a data set: ``data=cub [data.key=value ...]``. DIR gets ``embeddings.npy`` (N, d float32) and ``table.csv``
-(row i tells of row i: id, path, label, split), the pair that ``metrixkit evaluate --embeddings --table`` takes.
+(row i tells of row i: id, path, label, split), the pair that ``metrixkit evaluate --embeddings --table`` takes; with
+--parquet also ``embeddings.parquet`` (id, label, path, split, vector), as vector databases read it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", nargs="+", help="a folder, image files, or data=NAME and further data.key=value")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for embeddings.npy and table.csv")
     parser.add_argument("--batch-size", type=int, default=128, help="images a forward call (default 128)")
+    parser.add_argument("--parquet", action="store_true", help="also write embeddings.parquet (needs pyarrow)")
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:
         from metrixkit.embedding import embed_to_folder
 
-        count, dim = embed_to_folder(options.model, options.source, options.out, options.batch_size)
-        print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv")
+        count, dim = embed_to_folder(options.model, options.source, options.out, options.batch_size, options.parquet)
+        more = f", {options.out}/embeddings.parquet" if options.parquet else ""
+        print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv{more}")
         return 0
 
     return guarded("embed", work)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from metrixkit import config as configs
+from metrixkit.config import build
 from metrixkit.data.loader import default_workers
-from metrixkit.embedder import load_model
+from metrixkit.embedder import load_image_model
 from metrixkit.errors import InputError
-from metrixkit.experiment import build
 from metrixkit.inference import default_device, embed_items
 from metrixkit.training.run import write_json
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+COLUMNS = ("id", "path", "label", "split")
+GROUP = 16_384  # rows of a parquet row group: what a reader holds at a time
 
 
-def embed_to_folder(model: str, source: Sequence[str], out: str | Path, batch_size: int = 128) -> tuple[int, int]:
+def embed_to_folder(
+    model: str, source: Sequence[str], out: str | Path, batch_size: int = 128, parquet: bool = False
+) -> tuple[int, int]:
     """Embed images and write ``embeddings.npy``, ``table.csv`` and ``embeddings.json`` (which model made them).
 
     Args:
@@ -28,18 +32,18 @@ def embed_to_folder(model: str, source: Sequence[str], out: str | Path, batch_si
         source: Folders and image files, or ``data=NAME`` and further ``data.key=value``.
         out: Folder to write into.
         batch_size: Images a forward call.
+        parquet: Also write ``embeddings.parquet``, see :func:`write_parquet`.
 
     Returns:
         The number of embeddings and their dimension.
 
     Raises:
-        InputError: No model, no images, a broken image, or a folder that cannot be written.
+        InputError: No model, no images, a broken image, a folder that cannot be written, or parquet without pyarrow.
     """
-    settings = [text for text in source if text.startswith(("data=", "data."))]
-    if settings and len(settings) < len(source):
-        raise InputError("give either folders and files or data=NAME with its settings, not both.")
-    items = _of_data(settings) if settings else list_images(source)
-    embedder = load_model(model, default_device())
+    if parquet:
+        _pyarrow()  # before the work, not after it
+    items = read_source(source)
+    embedder = load_image_model(model, default_device())
     target = Path(out)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -52,10 +56,13 @@ def embed_to_folder(model: str, source: Sequence[str], out: str | Path, batch_si
         batch_size=batch_size,
         workers=min(default_workers(), len(items) // 256),
     ).numpy()
-    for name, write in (
-        ("embeddings.npy", lambda path: np.save(path, vectors)),
-        ("table.csv", lambda path: items.to_csv(path, index=False)),
-    ):
+    files: dict[str, Callable[[Path], object]] = {
+        "embeddings.npy": lambda path: np.save(path, vectors),
+        "table.csv": lambda path: items.to_csv(path, index=False),
+    }
+    if parquet:
+        files["embeddings.parquet"] = lambda path: write_parquet(path, items, vectors)
+    for name, write in files.items():
         # np.save appends its suffix, so the temporary name keeps it.
         temporary = target / f".part-{name}"
         write(temporary)
@@ -65,6 +72,61 @@ def embed_to_folder(model: str, source: Sequence[str], out: str | Path, batch_si
         {"model": str(model), "fingerprint": embedder.fingerprint, "shape": list(vectors.shape)},
     )
     return len(vectors), int(vectors.shape[1])
+
+
+def write_parquet(path: str | Path, items: pd.DataFrame, vectors: np.ndarray) -> None:
+    """Write embeddings as vector databases read them: columns id, label, path, split (text), vector (list of float32).
+
+    Rows go out in groups of :data:`GROUP`, so that `vectors` may be a memory map larger than memory.
+
+    Args:
+        path: A ``.parquet``, overwritten.
+        items: N rows; of the columns id, label, path and split those that are there are written.
+        vectors: (N, d) numbers.
+
+    Raises:
+        InputError: pyarrow is not installed, or the lengths differ.
+    """
+    arrow, parquet = _pyarrow()
+    if len(items) != len(vectors):
+        raise InputError(f"{len(items)} rows of a table and {len(vectors)} embeddings; row i must tell of row i.")
+    columns = [name for name in ("id", "label", "path", "split") if name in items.columns]
+    dim = vectors.shape[1]
+    fields = [(name, arrow.string()) for name in columns]
+    schema = arrow.schema([*fields, ("vector", arrow.list_(arrow.float32()))])
+    with parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(items), GROUP):
+            rows = np.ascontiguousarray(vectors[start : start + GROUP], dtype=np.float32)
+            texts = [arrow.array(items[name].iloc[start : start + GROUP].astype(str).tolist()) for name in columns]
+            starts = arrow.array(np.arange(0, rows.size + 1, dim, dtype=np.int32))
+            lists = arrow.ListArray.from_arrays(starts, arrow.array(rows.ravel()))
+            writer.write_table(arrow.table([*texts, lists], schema=schema))
+
+
+def _pyarrow() -> tuple:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(
+            "parquet needs pyarrow: pip install pyarrow. Without it embeddings.npy and table.csv hold the same."
+        ) from error
+    return pyarrow, pyarrow.parquet
+
+
+def read_source(source: Sequence[str]) -> pd.DataFrame:
+    """Return the items a door was pointed to: rows with id, path, label and split.
+
+    Args:
+        source: Folders and image files, or ``data=NAME`` and further ``data.key=value``.
+
+    Raises:
+        InputError: Both kinds, nothing there, or settings that the data set refuses.
+    """
+    settings = [text for text in source if text.startswith(("data=", "data."))]
+    if settings and len(settings) < len(source):
+        raise InputError("give either folders and files or data=NAME with its settings, not both.")
+    return _of_data(settings) if settings else list_images(source)
 
 
 def _of_data(settings: Sequence[str]) -> pd.DataFrame:
@@ -94,7 +156,7 @@ def list_images(source: Sequence[str]) -> pd.DataFrame:
             raise InputError(f"no file or folder at {text}.")
     if not rows:
         raise InputError(f"no images in {', '.join(source)}: looked for {', '.join(sorted(SUFFIXES))}.")
-    items = pd.DataFrame(rows, columns=["id", "path", "label", "split"])
+    items = pd.DataFrame(rows, columns=list(COLUMNS))
     twice = items["id"].duplicated(keep=False)
     items.loc[twice, "id"] = items.loc[twice, "path"]
     return items

@@ -1,0 +1,1 @@
+"""What ``metrixkit index`` does: embeddings into a folder that answers queries, and what can be learned from it."""

@@ -1,0 +1,154 @@
+"""Near-duplicates and doubtful labels as tables people can work through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from metrixkit import config as configs
+from metrixkit.data.loader import default_workers
+from metrixkit.embedder import load_image_model
+from metrixkit.errors import InputError
+from metrixkit.indexing.inputs import Given
+from metrixkit.indexing.whole import write_whole
+from metrixkit.inference import default_device, embed_items
+from metrixkit.jobs.images import make_decode, read_data
+from metrixkit.retrieval import doubtful_labels, near_duplicates
+
+SECTIONS = ("seed", "data", "loader", "evaluation")
+SHOWN = 10
+
+
+def from_run(run: str, overrides: Sequence[str] = ()) -> Given:
+    """Embed all items of a run's data set, every split, with its model.
+
+    Args:
+        run: A run folder.
+        overrides: ``key=value`` of its data, loader and evaluation settings.
+
+    Raises:
+        InputError: No run, or data that cannot be read.
+    """
+    saved = Path(run) / "config.yaml"
+    if not saved.is_file():
+        raise InputError(f"{run} is no run folder (it has no config.yaml). Give one, or --embeddings and --table.")
+    whole = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    raw = {key: whole[key] for key in SECTIONS if key in whole}
+    for override in overrides:
+        configs.apply_override(raw, override)
+    config = configs.resolve_sections(raw, SECTIONS)
+    embedder = load_image_model(run, default_device())
+    items = read_data(config).items
+    workers = configs.settings(config, "loader").workers
+    vectors = embed_items(
+        embedder.encoder,
+        items,
+        embedder.transform,
+        batch_size=configs.settings(config, "evaluation").batch_size,
+        workers=default_workers() if workers is None else workers,
+        decode=make_decode(config, embedder.encoder.image_size),
+    )
+    return Given(items, vectors.numpy(), embedder.fingerprint, run)
+
+
+def duplicate_pairs(given: Given, threshold: float) -> pd.DataFrame:
+    """Return near-duplicates, the largest groups first.
+
+    Args:
+        given: Embeddings with id, label, path and split.
+        threshold: Cosine from which two items are taken for one.
+
+    Returns:
+        A row a pair: group (numbered from 1), size (items of the group), score, and of both id, label, split, path;
+        same_label and same_split (text "yes", "no", or "" where nobody told).
+
+    Raises:
+        InputError: As :func:`~metrixkit.retrieval.near_duplicates.near_duplicates`.
+    """
+    found = near_duplicates(given.vectors, threshold, given.ids)
+    sizes = np.bincount(found.group, minlength=len(found.group))[found.group[found.first]]
+    order = np.lexsort((-found.scores, found.group[found.first], -sizes))
+    first, second = found.first[order], found.second[order]
+    table: dict[str, object] = {
+        "group": pd.factorize(found.group[first])[0] + 1,
+        "size": sizes[order],
+        "score": found.scores[order].round(6),
+    }
+    for name in ("label", "split"):
+        values = given.items[name].to_numpy()
+        known = (values[first] != "") & (values[second] != "")
+        table[f"same_{name}"] = np.where(known, np.where(values[first] == values[second], "yes", "no"), "")
+    for name in ("id", "label", "split", "path"):
+        for which, rows in (("a", first), ("b", second)):
+            table[f"{name}_{which}"] = given.items[name].to_numpy()[rows]
+    return pd.DataFrame(table)
+
+
+def suspects(given: Given, k: int) -> tuple[pd.DataFrame, int]:
+    """Return items whose k nearest all bear another label, the most suspicious first.
+
+    Returns:
+        A row an item: id, label, proposed (the label most of its neighbours bear), votes (how many of the k), score and
+        nearest_id (of the nearest item), split, path; and how many items were not judged, for they are alone in their
+        class.
+
+    Raises:
+        InputError: As :func:`~metrixkit.retrieval.doubtful_labels.doubtful_labels`.
+    """
+    found = doubtful_labels(given.vectors, given.items["label"].tolist(), k, given.ids)
+    items = given.items
+    table = pd.DataFrame(
+        {
+            "id": items["id"].to_numpy()[found.rows],
+            "label": items["label"].to_numpy()[found.rows],
+            "proposed": items["label"].to_numpy()[found.voted],
+            "votes": found.votes,
+            "score": found.scores.round(6),
+            "nearest_id": items["id"].to_numpy()[found.nearest],
+            "split": items["split"].to_numpy()[found.rows],
+            "path": items["path"].to_numpy()[found.rows],
+        }
+    )
+    return table, found.alone
+
+
+def summary(pairs: pd.DataFrame, doubtful: pd.DataFrame, alone: int, count: int, threshold: float, k: int) -> list[str]:
+    """Return the lines for people: how many of what, the pairs across splits by split, and the first of each table."""
+    ids = set(pairs["id_a"]) | set(pairs["id_b"])
+    groups = int(pairs["group"].max()) if len(pairs) else 0
+    lines = [f"{len(pairs)} pairs of {len(ids)} items (of {count}) at {threshold:g} or above, in {groups} groups"]
+    across = pairs[pairs["same_split"] == "no"]
+    met = across.apply(lambda row: " / ".join(sorted((row["split_a"], row["split_b"]))), axis=1)
+    for splits, number in met.value_counts().items() if len(across) else []:
+        lines.append(f"  {number} of them across {splits}")
+    other = int((pairs["same_label"] == "no").sum())
+    if other:
+        lines.append(f"  {other} of them bear different labels")
+    for row in pairs.head(SHOWN).itertuples():
+        lines.append(f"  {row.score:.4f}  {row.id_a} ({row.label_a})  {row.id_b} ({row.label_b})")
+    lines.append(f"{len(doubtful)} items whose {k} nearest all bear another label (perhaps wrong, perhaps hard)")
+    for row in doubtful.head(SHOWN).itertuples():
+        lines.append(f"  {row.id}: {row.label}, or {row.proposed} ({row.votes} of {k})?")
+    if alone:
+        lines.append(f"{alone} items are alone in their class and were not judged")
+    return lines
+
+
+def write_tables(pairs: pd.DataFrame, doubtful: pd.DataFrame, out: str | Path) -> tuple[Path, Path]:
+    """Write the pairs to `out` and the doubtful labels beside it as ``NAME-labels.csv``; return both paths.
+
+    Raises:
+        InputError: `out` does not end in .csv, or cannot be written.
+    """
+    path = Path(out)
+    if path.suffix.lower() != ".csv":
+        raise InputError(f"--out {out}: expected a name that ends in .csv.")
+    labels = path.with_name(f"{path.stem}-labels.csv")
+    for table, target in ((pairs, path), (doubtful, labels)):
+        text = table.to_csv(index=False)
+        write_whole(target, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    return path, labels

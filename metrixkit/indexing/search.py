@@ -1,0 +1,162 @@
+"""Queries to an index, and its answers as a table, as JSON and as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metrixkit.data.decode import decode
+from metrixkit.errors import InputError
+from metrixkit.indexing.inputs import Given, refuse_other_model
+from metrixkit.indexing.items import read_items
+from metrixkit.indexing.whole import write_whole
+from metrixkit.report.search_panel import Answer, search_panel
+from metrixkit.retrieval.index import NO_MATCH, RetrievalIndex
+
+ROWS, RESULTS = 12, 8  # drawn at most
+COLUMNS = ["query", "rank", "id", "label", "score", "path"]
+
+
+def search(
+    index: RetrievalIndex, folder: str | Path, given: Given, k: int, threshold: float | None
+) -> tuple[list[Answer], list[str]]:
+    """Search for queries.
+
+    Args:
+        index: What is searched.
+        folder: Where it lies, for the paths of its images.
+        given: The queries.
+        k: Results of each at most.
+        threshold: Results that score less are left out; None keeps all.
+
+    Returns:
+        An answer for each query, with no ids where nothing scored enough; and what there is to say.
+
+    Raises:
+        InputError: Another model, another dimension, bad rows, k < 1.
+    """
+    note = refuse_other_model(index.model_fingerprint, given.fingerprint, str(folder))
+    said = [note] if note else []
+    scores, ids = index.search(given.vectors, k)
+    names = index.labels
+    labels = {} if names is None else dict(zip(index.ids.tolist(), names.tolist(), strict=True))
+    items = read_items(Path(folder))
+    paths = dict(zip(items["id"], items["path"], strict=True))
+    near = np.isfinite(scores)
+    if threshold is not None:
+        near &= scores >= np.float32(threshold)
+    answers = []
+    for query, path, row, points, kept in zip(
+        given.ids, given.items["path"], ids.tolist(), scores.tolist(), near, strict=True
+    ):
+        found = [(name, points[i]) for i, name in enumerate(row) if kept[i]]
+        answers.append(
+            Answer(
+                path or query,  # images below several folders may bear one id
+                path,
+                [name for name, _ in found],
+                [labels.get(name, "") for name, _ in found],
+                [score for _, score in found],
+                [paths.get(name, "") for name, _ in found],
+            )
+        )
+    without = sum(not answer.ids for answer in answers)
+    if without:
+        said.append(f"{without} of {len(answers)} queries have no match")
+    return answers, said
+
+
+def as_table(answers: Sequence[Answer]) -> pd.DataFrame:
+    """Return a row for each result, and one with the id "no match" and rank 0 for a query without any."""
+    rows: list[tuple[Any, ...]] = []
+    for answer in answers:
+        found = zip(answer.ids, answer.labels, answer.scores, answer.paths, strict=True)
+        rows += [(answer.query, place, *result[:3], result[3]) for place, result in enumerate(found, 1)]
+        if not answer.ids:
+            rows.append((answer.query, 0, NO_MATCH, "", float("nan"), ""))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def as_json(answers: Sequence[Answer]) -> str:
+    """Return a list with an object for each query: query, path, match (whether there is one), results."""
+    told = [
+        {
+            "query": answer.query,
+            "path": answer.path,
+            "match": bool(answer.ids),
+            "results": [
+                {"rank": rank, "id": name, "label": label, "score": score, "path": path}
+                for rank, (name, label, score, path) in enumerate(
+                    zip(answer.ids, answer.labels, answer.scores, answer.paths, strict=True), 1
+                )
+            ],
+        }
+        for answer in answers
+    ]
+    return json.dumps(told, indent=2, ensure_ascii=False)
+
+
+def as_text(answers: Sequence[Answer]) -> str:
+    """Return a table for the screen."""
+    head = ["query", "rank", "id", "label", "score"]
+    rows = [
+        [str(q), str(r) if r else "-", str(i), str(label), "" if not r else f"{score:.4f}"]
+        for q, r, i, label, score, _ in as_table(answers).itertuples(index=False)
+    ]
+    widths = [max(len(row[c]) for row in [head, *rows]) for c in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in [head, *rows]
+    )
+
+
+def write_answers(answers: Sequence[Answer], out: str | Path) -> Path:
+    """Write ``.csv`` or ``.json``, whole or not at all.
+
+    Raises:
+        InputError: Another suffix, or a place that cannot be written.
+    """
+    path = Path(out)
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"--out {out}: results are written as .csv or .json.")
+    text = as_json(answers) + "\n" if path.suffix.lower() == ".json" else as_table(answers).to_csv(index=False)
+    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def draw_answers(answers: Sequence[Answer], out: str | Path, threshold: float | None) -> tuple[Path, list[str]]:
+    """Draw the first queries and their results; images are read from where they lay when they were indexed.
+
+    Returns:
+        The path, and a sentence where images are no longer there; those are drawn as "no image".
+
+    Raises:
+        InputError: The picture cannot be written.
+    """
+    pictures: dict[str, np.ndarray] = {}
+    missing: list[str] = []
+    shown = []
+    for answer in answers[:ROWS]:
+        for path in (answer.path, *answer.paths[:RESULTS]):
+            if path and path not in pictures and path not in missing:
+                try:
+                    pictures[path] = decode(path).permute(1, 2, 0).numpy()
+                except InputError:
+                    missing.append(path)
+        there = [path if path in pictures else "" for path in answer.paths]
+        shown.append(replace(answer, path=answer.path if answer.path in pictures else "", paths=there))
+    limit = "" if threshold is None else f"Results below {threshold:.3f} are left out."
+    told = (
+        [f"note: {len(missing)} images are not where they were when they were indexed, the first: {missing[0]}"]
+        if missing
+        else []
+    )
+    try:
+        drawn = search_panel(out, [*shown, *answers[ROWS:]], pictures.__getitem__, ROWS, RESULTS, limit)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}.") from error
+    return drawn, told

@@ -1,0 +1,211 @@
+"""What each verb of ``metrixkit index`` does with its options; each returns the lines to print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from metrixkit.errors import InputError
+from metrixkit.indexing import build as builds
+from metrixkit.indexing import duplicates as copies
+from metrixkit.indexing import search as searches
+from metrixkit.indexing import tune as tuning
+from metrixkit.indexing.inputs import Given, from_files, from_images, open_model, refuse_other_model
+from metrixkit.indexing.items import read_items
+from metrixkit.indexing.kind import Kind
+from metrixkit.judge import read_array
+from metrixkit.retrieval.index import RetrievalIndex, store
+
+
+def build(options: argparse.Namespace) -> list[str]:
+    """Build an index of images or of embeddings."""
+    kind = Kind(options.factory, options.metric, options.memory_budget, options.latency_budget_ms, options.seed)
+    if options.embeddings or options.table:
+        if options.model:
+            raise InputError(f"give either MODEL and SOURCE or --embeddings and --table, not both ({options.model}).")
+        given = from_files(options.embeddings, options.table, options.label, labelled=False)
+        index: RetrievalIndex | None = builds.build_from_embeddings(given, options.out, kind)
+    elif options.model and options.source:
+        index = builds.build_from_images(options.model, options.source, options.out, kind, options.batch_size)
+    else:
+        raise InputError("what is to be indexed? Give MODEL and SOURCE, or --embeddings E.npy --table T.csv.")
+    return [] if index is None else [_one_line(index, options.out)]
+
+
+def add(options: argparse.Namespace) -> list[str]:
+    """Add items."""
+    given = _given(options, options.source, labelled=False)
+    index, said = builds.add(options.folder, given, options.replace)
+    return [*said, _one_line(index, options.folder)]
+
+
+def remove(options: argparse.Namespace) -> list[str]:
+    """Remove items."""
+    ids = [name.strip() for name in (options.ids or "").split(",") if name.strip()]
+    if options.file:
+        try:
+            lines = Path(options.file).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--file {options.file}: cannot be read ({error}).") from error
+        ids += [line.strip() for line in lines if line.strip()]
+    if not ids and not options.compact:
+        raise InputError("which items? Give --ids A,B or --file IDS.txt with an id a line (or --compact alone).")
+    index, said = builds.remove(options.folder, ids, options.compact)
+    return [*said, _one_line(index, options.folder)]
+
+
+def search(options: argparse.Namespace) -> list[str]:
+    """Search, and tell, write and draw the results."""
+    index = RetrievalIndex.load(options.folder)
+    threshold = _threshold(options.threshold, index)
+    given = _given(options, options.query, labelled=False, index=index)
+    answers, said = searches.search(index, options.folder, given, options.k, threshold)
+    if options.json:
+        lines = [searches.as_json(answers)]
+    else:
+        limit = [] if threshold is None else [f"results below {threshold:.4f} are left out"]
+        lines = [searches.as_text(answers), *limit, *said]
+    written = [f"results: {searches.write_answers(answers, options.out)}"] if options.out else []
+    if options.panel:
+        path, missing = searches.draw_answers(answers, options.panel, threshold)
+        written += [f"panel: {path}", *missing]
+    return lines if options.json else [*lines, *written]
+
+
+def info(options: argparse.Namespace) -> list[str]:
+    """Tell everything the index knows."""
+    index = RetrievalIndex.load(options.folder)
+    known = index.info()
+    folder = Path(options.folder)
+    _, manifest = store.read_manifest(folder, known["version"], verify=False)
+    known |= {name: manifest[name] for name in ("saved", "versions", "files") if name in manifest}
+    known["saved_versions"] = ", ".join(store.versions(folder))
+    items = read_items(folder)
+    known["items_with_a_path"] = len(set(items["id"][items["path"] != ""]) & set(index.ids.tolist()))
+    if options.json:
+        return [json.dumps(known, indent=2, ensure_ascii=False)]
+    lines = []
+    for name, value in known.items():
+        inner = value.items() if isinstance(value, dict) and value else [("", value)]
+        lines += [f"{f'{name}.{key}' if key else name:36} {_told(item)}" for key, item in inner]
+    return lines
+
+
+def threshold(options: argparse.Namespace) -> list[str]:
+    """Set the score of a match on validation embeddings."""
+    given = from_files(options.embeddings, options.table, options.label, labelled=not options.strangers)
+    found = builds.set_threshold(options.folder, given, options.false_match_rate, options.strangers).threshold
+    if found is None:
+        raise RuntimeError("the index was saved without the threshold that was just set")
+    lines = [
+        f"threshold {found.value:.4f}: {100 * found.measured_false_match_rate:.3g} % of {found.impostors} queries "
+        f"without a counterpart are matched (wanted {100 * found.false_match_rate:.3g} %)"
+    ]
+    if found.true_match_rate is not None:
+        lines.append(f"{100 * found.true_match_rate:.1f} % of {found.genuine} queries with one are matched")
+    if found.source == "validation":
+        lines.append(
+            f"set among {found.gallery} validation items; a larger index offers strangers more chances, and "
+            "--strangers sets it on the index itself"
+        )
+    return lines
+
+
+def tune(options: argparse.Namespace) -> list[str]:
+    """Measure kinds of index, or set search parameters."""
+    if options.set:
+        if not options.folder:
+            raise InputError("--set belongs to an index: metrixkit index tune DIR --set nprobe=16.")
+        return [f"{options.folder}: {builds.set_parameters(options.folder, options.set)}"]
+    own: list[str] = []
+    if options.embeddings:
+        if options.folder:
+            raise InputError("give either an index or --embeddings, not both.")
+        given = from_files(options.embeddings, options.table, options.label, labelled=False)
+        metric = options.metric or "cosine"
+    elif options.folder:
+        given, metric, factory = tuning.gallery_of(options.folder)
+        if options.metric not in (None, metric):
+            raise InputError(f"--metric {options.metric}: {options.folder} is an index by {metric}.")
+        own = [factory]
+    else:
+        raise InputError("tune what? Give an index, or --embeddings E.npy.")
+    if options.queries:
+        queries, how = read_array(Path(options.queries)), f"queries of {options.queries}"
+    else:
+        given, queries = tuning.held_out(given, tuning.QUERIES, options.seed)
+        how = f"items held out of the gallery (seed {options.seed})"
+    count, dim = given.vectors.shape
+    kinds = options.factories or [*own, *tuning.usual_factories(count, dim)]
+    found = tuning.tune(given, queries, options.k, tuning.settings_for(kinds, count, dim), metric, options.seed)
+    title = f"{count:,} x {dim}, {len(queries):,} {how}"
+    lines = [title, tuning.as_text(found)]
+    if options.out:
+        table, plot = tuning.write_tuning(found, options.out, f"{count:,} x {dim}, {metric}")
+        lines += [f"table: {table}", f"plot: {plot}"]
+    return lines
+
+
+def duplicates(options: argparse.Namespace) -> list[str]:
+    """Find near-duplicates and doubtful labels."""
+    if options.embeddings or options.table:
+        given = from_files(options.embeddings, options.table, options.label)
+    elif options.run:
+        given = copies.from_run(options.run, options.overrides)
+    else:
+        raise InputError("of what? Give a run folder, or --embeddings E.npy --table T.csv.")
+    pairs = copies.duplicate_pairs(given, options.threshold)
+    doubtful, alone = copies.suspects(given, options.k)
+    lines = copies.summary(pairs, doubtful, alone, len(given.items), options.threshold, options.k)
+    if options.out:
+        lines += [f"written: {path}" for path in copies.write_tables(pairs, doubtful, options.out)]
+    return lines
+
+
+def _given(
+    options: argparse.Namespace, source: list[str], labelled: bool, index: RetrievalIndex | None = None
+) -> Given:
+    """Return the embeddings of the command line, or those of its images by the index's model."""
+    if options.embeddings or options.table:
+        if source:
+            raise InputError(f"give either images or --embeddings, not both ({source[0]}).")
+        return from_files(options.embeddings, options.table, options.label, labelled)
+    if not source:
+        raise InputError("give images, folders of images, or --embeddings E.npy.")
+    index = RetrievalIndex.load(options.folder) if index is None else index
+    model, where = open_model(options.model, index.notes.get("model"), options.folder)
+    # Before the images are embedded, not after it.
+    refuse_other_model(index.model_fingerprint, model.fingerprint, options.folder)
+    return from_images(source, model, where, options.batch_size)
+
+
+def _threshold(text: str | None, index: RetrievalIndex) -> float | None:
+    if text is None:
+        return None if index.threshold is None else index.threshold.value
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--threshold {text}: expected a score, or none.") from None
+
+
+def _one_line(index: RetrievalIndex, folder: str) -> str:
+    known = index.info()
+    size = known["bytes"] / 1e6
+    dead = f", {known['tombstones']} removed ones still in it" if known["tombstones"] else ""
+    return (
+        f"{folder} {known['version']}: {known['count']} items x {known['dim']}, {known['factory']}, {known['metric']}, "
+        f"{size:.1f} MB{dead}"
+    )
+
+
+def _told(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items()) or "-"
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

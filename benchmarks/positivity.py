@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 import yaml
 
+from metrixkit.config import build
 from metrixkit.embedder import load_model
-from metrixkit.experiment import build, make_task, read_data
 from metrixkit.inference import default_device
+from metrixkit.jobs.images import make_task, read_data
 from metrixkit.report.positivity import pool_positivity, positivity, positivity_plot
 
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -27,6 +27,7 @@ from metrixkit.schema import (
     REQUIRED,
     Family,
     Field,
+    build_node,
     check_node,
     check_value,
     describe,
@@ -41,10 +42,12 @@ from metrixkit.training.settings import TrainingSettings
 
 FAMILIES: dict[str, Family] = {
     "data": Family(DATASETS, "data set"),
-    "sampler": Family(SAMPLERS, "sampler", frozenset({"labels", "seed", "rank", "world_size"}), default="shuffle"),
-    "model": Family(MODELS, "model", default="image"),
+    "sampler": Family(
+        SAMPLERS, "sampler", frozenset({"labels", "split", "seed", "rank", "world_size"}), default="shuffle"
+    ),
+    "model": Family(MODELS, "model", frozenset({"users", "items", "inputs"}), default="image"),
     "loss": Family(LOSSES, "loss", frozenset({"num_classes", "dim", "seed"})),
-    "method": Family(METHODS, "method", frozenset({"model", "loss"}), default="metric"),
+    "method": Family(METHODS, "method", frozenset({"model", "loss", "seed"}), default="metric"),
     "optimizer": Family(OPTIMIZERS, "optimiser", frozenset({"params"}), default="adam"),
     "schedule": Family(SCHEDULES, "schedule", default="constant"),
 }
@@ -67,13 +70,33 @@ class LoaderSettings:
 
 
 @dataclass
+class FrameSettings:
+    """How clips are read, with task=crossmodal.
+
+    Attributes:
+        fps: Frames a second.
+        max_frames: The most frames of a clip.
+        sampling: Which are taken where there are more.
+        size: Side of the frames in pixels; null takes the model's.
+        cache: Folder for decoded frames, or null for none.
+    """
+
+    fps: float = 1.0
+    max_frames: int = 12
+    sampling: Literal["uniform", "head", "tail", "segments"] = "uniform"
+    size: int | None = None
+    cache: str | None = None
+
+
+@dataclass
 class Experiment:
-    """The keys at the top of a config; family nodes are described by ``FAMILIES``."""
+    """The keys at the top of a config; family nodes are described by ``FAMILIES``, `evaluation` by the task."""
 
     seed: int = 0
     task: str = "retrieval"
     transform: Transform = field(default_factory=Transform)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
+    frames: FrameSettings = field(default_factory=FrameSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
@@ -171,10 +194,9 @@ def resolve(raw: Mapping[str, Any]) -> dict[str, Any]:
             )
     config: dict[str, Any] = {}
     for key, setting in fixed.items():
-        config[key] = (
-            check_value(raw[key], setting.annotation, key) if raw.get(key) is not None else plain(setting.default)
-        )
-    lookup(config["task"], TASKS, "task")
+        kind = _section(raw, key)
+        default = setting.default if kind is setting.annotation else kind()
+        config[key] = check_value(raw[key], kind, key) if raw.get(key) is not None else plain(default)
     method = check_node(raw.get("method") or {}, FAMILIES, "method", "method")
     takes = fields_of(lookup(method["name"], METHODS, "method"))
     for key in FAMILIES:
@@ -194,7 +216,25 @@ def resolve(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(config: Mapping[str, Any], key: str) -> Any:
     """Return the fixed section `key` of a resolved config as its dataclass."""
-    return instantiate(config[key], fields_of(Experiment)[key].annotation)
+    return instantiate(config[key], _section(config, key))
+
+
+def _section(config: Mapping[str, Any], key: str) -> Any:
+    """Return the type of a fixed section; that of `evaluation` is the task's to say."""
+    if key != "evaluation":
+        return fields_of(Experiment)[key].annotation
+    task = config.get("task")
+    return _settings_type(lookup("retrieval" if task is None else str(task), TASKS, "task"))
+
+
+def _settings_type(task: type) -> Any:
+    """Return what the section `evaluation` holds for a task; a task of one's own may leave it to retrieval's."""
+    return getattr(task, "settings_type", EvaluationSettings)
+
+
+def build(config: Mapping[str, Any], key: str, **provided: Any) -> Any:
+    """Construct the family node `key` of a resolved config; `provided` holds what the programme passes."""
+    return build_node(config[key], FAMILIES, key, key, provided)
 
 
 def save(config: Mapping[str, Any], path: Path) -> None:
@@ -216,7 +256,8 @@ def all_settings() -> list[tuple[str, Field]]:
     found: list[tuple[str, Field]] = []
     for key, setting in fields_of(Experiment).items():
         if dataclasses.is_dataclass(setting.annotation):
-            found += [(f"{key}.{name}", inner) for name, inner in fields_of(setting.annotation).items()]  # type: ignore[arg-type]
+            for kind in _kinds(key, setting):
+                found += [(f"{key}.{name}", inner) for name, inner in fields_of(kind).items()]
         else:
             found.append((key, setting))
     for key, family in FAMILIES.items():
@@ -235,7 +276,10 @@ def help_text() -> str:
 
     for key, setting in fields_of(Experiment).items():
         if dataclasses.is_dataclass(setting.annotation):
-            lines += [row(f"{key}.{name}", inner) for name, inner in fields_of(setting.annotation).items()]  # type: ignore[arg-type]
+            for kind in _kinds(key, setting):
+                told = [task for task, cls in TASKS.items() if key == "evaluation" and _settings_type(cls) is kind]
+                lines += ["", f"  with task={' or '.join(told)}:"] if told else []
+                lines += [row(f"{key}.{name}", inner) for name, inner in fields_of(kind).items()]
         else:
             lines.append(row(key, setting))
     for key, family in FAMILIES.items():
@@ -249,6 +293,13 @@ def help_text() -> str:
             lines.append(f"  {key}={name}  {summary}")
             lines += ["  " + row(f"{key}.{n}", f) for n, f in fields_of(cls, hidden=family.provided).items()]
     return "\n".join(lines)
+
+
+def _kinds(key: str, setting: Field) -> list[Any]:
+    """Return the types that a fixed section may have."""
+    if key != "evaluation":
+        return [setting.annotation]
+    return list(dict.fromkeys(_settings_type(cls) for cls in TASKS.values()))
 
 
 def _inline(value: Any) -> str:

@@ -16,7 +16,10 @@ from metrixkit.data.decode import decode, image_to_tensor
 from metrixkit.data.transforms import eval_transform_from_config
 from metrixkit.errors import InputError
 from metrixkit.models.encoder import ImageEncoder
-from metrixkit.models.export import CONFIG, WEIGHTS, load_encoder
+from metrixkit.models.export import ALL_KINDS, CONFIG, WEIGHTS, load_encoder, read_config
+from metrixkit.models.pair_export import KINDS as PAIR_KINDS
+from metrixkit.models.pair_export import VOCABULARY, load_pair_model
+from metrixkit.pair_embedder import PairEmbeddingModel
 
 ImageLike = str | Path | bytes | Image.Image | Tensor
 
@@ -98,8 +101,9 @@ class EmbeddingModel:
         return torch.cat(rows)
 
 
-def load_model(where: str | Path, device: str | torch.device | None = None) -> EmbeddingModel:
-    """Return the model at `where`, ready to embed.
+def load_model(where: str | Path, device: str | torch.device | None = None) -> EmbeddingModel | PairEmbeddingModel:
+    """Return the model at `where`, ready to embed: images by ``embed``, or texts and videos by ``embed_text`` and
+    ``embed_video``.
 
     Args:
         where: A run folder (its ``model/`` is taken), a folder with ``model.safetensors`` and ``config.json``, or a
@@ -109,8 +113,24 @@ def load_model(where: str | Path, device: str | torch.device | None = None) -> E
     Raises:
         InputError: Nothing there, or no model that metrixkit wrote.
     """
-    encoder, config = load_encoder(_find(where))
+    folder = _find(where)
+    if read_config(folder, ALL_KINDS)["kind"] in PAIR_KINDS:
+        model, config = load_pair_model(folder)
+        return PairEmbeddingModel(model, config["transform"], device)
+    encoder, config = load_encoder(folder)
     return EmbeddingModel(encoder, config["transform"], device)
+
+
+def load_image_model(where: str | Path, device: str | torch.device | None = None) -> EmbeddingModel:
+    """Return the model of images at `where`; arguments as :func:`load_model`.
+
+    Raises:
+        InputError: As there; or the model there is one of texts and videos.
+    """
+    model = load_model(where, device)
+    if not isinstance(model, EmbeddingModel):
+        raise InputError(f"the model at {where} embeds texts and videos, not images; here a model of images is needed.")
+    return model
 
 
 def _find(where: str | Path) -> Path:
@@ -135,7 +155,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "backbone/*.json"]))
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, VOCABULARY, "backbone/*"]))
     except Exception as error:  # HTTP, cache and validation errors come as many kinds
         raise InputError(
             f"no model at {name}: no such folder (looked from {Path.cwd()}), and the Hugging Face hub did not give it "

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from metrixkit.crossmodal_task import CrossModalTask
 from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import embed_items
+from metrixkit.missing_modalities import MissingModalities
+from metrixkit.recommendation import Recommendation
 from metrixkit.retrieval import Evaluation, Predictions, alignment, evaluate, predictions, uniformity, utilization
+from metrixkit.retrieval.measures import LOWER_IS_BETTER
 
 
 @dataclass
@@ -29,7 +33,8 @@ class EvaluationSettings:
         validation: Share of the training classes held out under ``validation``; 0 holds out none and keeps the last
             epoch.
         recall_at: The k of recall@k.
-        metrics: Further metrics: map@r, r_precision, mrr, nmi, ami.
+        metrics: Further metrics: map@r, r_precision, mrr, mean_rank, median_rank, map@k, precision@k, ndcg@k (k a
+            number, "ndcg@10"), nmi, ami.
         distance: Similarity of embeddings.
         select_by: The metric that selects the best epoch, higher being better.
         every: Epochs between evaluations.
@@ -73,7 +78,11 @@ class Embedded:
 
 
 def judge(
-    settings: EvaluationSettings, queries: Embedded, gallery: Embedded | None = None, metrics: list[str] | None = None
+    settings: EvaluationSettings,
+    queries: Embedded,
+    gallery: Embedded | None = None,
+    metrics: list[str] | None = None,
+    group_by: str | None = None,
 ) -> Evaluation:
     """Evaluate embeddings at hand.
 
@@ -82,7 +91,9 @@ def judge(
         queries: Search `gallery`, or each other.
         gallery: None where the queries search each other.
         metrics: Instead of the settings' own.
+        group_by: Column of the items whose groups are ranked instead of the items.
     """
+    searched = queries if gallery is None else gallery
     return evaluate(
         queries.vectors,
         queries.labels,
@@ -93,6 +104,7 @@ def judge(
         recall_at=tuple(settings.recall_at),
         metrics=tuple(settings.metrics if metrics is None else metrics),
         distance=settings.distance,
+        gallery_groups=None if group_by is None else list(searched.items[group_by]),
     )
 
 
@@ -109,6 +121,8 @@ class Retrieval:
         autocast: Context of the forward calls.
     """
 
+    settings_type: ClassVar[type] = EvaluationSettings
+
     manifest: Manifest
     transform: Callable[[Tensor], Tensor]
     settings: EvaluationSettings
@@ -123,6 +137,11 @@ class Retrieval:
                 f"evaluation.select_by={self.settings.select_by!r} is not "
                 f"computed.{did_you_mean(self.settings.select_by, offered)} "
                 "Add it to evaluation.recall_at or evaluation.metrics."
+            )
+        if self.settings.select_by in LOWER_IS_BETTER:
+            raise InputError(
+                f"evaluation.select_by={self.settings.select_by!r} is better when lower, and the highest is kept: "
+                "select by mrr instead."
             )
         every = self.settings.geometry_every
         if every is not None and every < 1:
@@ -205,7 +224,12 @@ class Retrieval:
         Returns:
             All metrics, the evaluation they come from, and the predictions.
         """
-        evaluation, queries, gallery = self.evaluate(encoder, self.test_split)
+        return self.describe(encoder, *self.evaluate(encoder, self.test_split))
+
+    def describe(
+        self, encoder: nn.Module, evaluation: Evaluation, queries: Embedded, gallery: Embedded | None
+    ) -> tuple[dict[str, float], Evaluation, Predictions]:
+        """Return :meth:`test` of what :meth:`evaluate` answered for the test split; its embeddings stay at hand."""
         metrics = dict(evaluation)
         if self.settings.utilization and "train" in self.manifest.splits:
             metrics |= self.geometry(encoder, queries)
@@ -240,4 +264,10 @@ def file_under(protocol: str, history: Sequence[Mapping[str, float]], select_by:
     return {f"oracle/{select_by}": max(values), f"median10/{select_by}": float(np.median(values[-10:]))}
 
 
-TASKS: dict[str, type] = {"retrieval": Retrieval}
+TASKS: dict[str, type] = {
+    "retrieval": Retrieval,
+    "recommendation": Recommendation,
+    "crossmodal": CrossModalTask,
+    "missing-modality": MissingModalities,
+}
+"""Name to the class that evaluates; its ``settings_type`` is what the section `evaluation` of a config holds."""

@@ -19,9 +19,10 @@ from metrixkit.models.encoder import ImageEncoder
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1
+ALL_KINDS = ("image", "video_text", "clip_video_text")
 _REQUIRED = {"format", "encoder", "transform", "weights_sha256"}
 # Configuration of a backbone that came from a folder, which the exported model must not depend on.
-_BACKBONE = "backbone"
+BACKBONE = "backbone"
 
 
 def save_model(
@@ -52,9 +53,9 @@ def save_model(
     }
     save_config: Callable[[Path], None] | None = getattr(encoder.trunk, "save_config", None)
     if save_config is not None:
-        save_config(folder / _BACKBONE)
-    _replace(folder / WEIGHTS, weights)
-    _replace(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        save_config(folder / BACKBONE)
+    replace_file(folder / WEIGHTS, weights)
+    replace_file(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_encoder(folder: str | Path) -> tuple[ImageEncoder, dict[str, Any]]:
@@ -65,16 +66,10 @@ def load_encoder(folder: str | Path) -> tuple[ImageEncoder, dict[str, Any]]:
     """
     folder = Path(folder)
     config = read_config(folder)
-    weights = (folder / WEIGHTS).read_bytes() if (folder / WEIGHTS).is_file() else None
-    if weights is None:
-        raise InputError(f"{folder} has no {WEIGHTS}; an exported model is a folder with {WEIGHTS} and {CONFIG}.")
-    if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
-        raise InputError(
-            f"{folder}: {WEIGHTS} is not the file {CONFIG} was written for (a save cut off, or a broken copy)."
-        )
+    weights = read_weights(folder, config)
     settings = dict(config["encoder"])
-    if (folder / _BACKBONE).is_dir():
-        settings["backbone"] = f"transformers/{folder / _BACKBONE}"
+    if (folder / BACKBONE).is_dir():
+        settings["backbone"] = f"transformers/{folder / BACKBONE}"
     try:
         # The weights drawn here are overwritten; drawing them must not move the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
@@ -86,11 +81,31 @@ def load_encoder(folder: str | Path) -> tuple[ImageEncoder, dict[str, Any]]:
     return encoder.eval(), config
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the exported model in `folder`.
+def read_weights(folder: Path, config: Mapping[str, Any]) -> bytes:
+    """Return the content of the weight file that a configuration was written for.
 
     Raises:
-        InputError: Missing, no JSON, or of another format.
+        InputError: It is missing, or another file.
+    """
+    weights = (folder / WEIGHTS).read_bytes() if (folder / WEIGHTS).is_file() else None
+    if weights is None:
+        raise InputError(f"{folder} has no {WEIGHTS}; an exported model is a folder with {WEIGHTS} and {CONFIG}.")
+    if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
+        raise InputError(
+            f"{folder}: {WEIGHTS} is not the file {CONFIG} was written for (a save cut off, or a broken copy)."
+        )
+    return weights
+
+
+def read_config(folder: Path, kinds: tuple[str, ...] = ("image",)) -> dict[str, Any]:
+    """Return the configuration of the exported model in `folder`.
+
+    Args:
+        folder: An exported model.
+        kinds: Which kinds of model are expected.
+
+    Raises:
+        InputError: Missing, no JSON, of another format, or another kind of model.
     """
     path = folder / CONFIG
     try:
@@ -103,15 +118,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no JSON ({error}).") from error
     if not isinstance(config, dict) or not config.keys() >= _REQUIRED:
         raise InputError(f"{path} was not written by metrixkit: expected the keys {', '.join(sorted(_REQUIRED))}.")
-    if config["format"] != FORMAT or config.get("kind") != "image":
+    if config["format"] != FORMAT or config.get("kind") not in ALL_KINDS:
         raise InputError(
             f"{path}: format {config['format']!r}, kind {config.get('kind')!r}; this release reads format {FORMAT}, "
-            "kind 'image'. A newer metrixkit wrote it."
+            f"kinds {', '.join(ALL_KINDS)}. A newer metrixkit wrote it."
         )
+    if config["kind"] not in kinds:
+        raise InputError(f"{path} is a model of kind {config['kind']!r}; expected {' or '.join(kinds)} here.")
     return config
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file under another name, bring it to disk and give it its own."""
     # The process id keeps two writers of one folder from sharing a temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -14,10 +14,10 @@ from metrixkit.models.trunk import IMAGENET_MEAN, IMAGENET_STD, Card, layer_pref
 
 log = logging.getLogger(__name__)
 
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 # Kind of the vision configuration: class, mean and std of its published weights, leading tokens.
 _TOWERS: dict[str, tuple[str, tuple[tuple[float, ...], tuple[float, ...]], int]] = {
-    "clip_vision_model": ("CLIPVisionModel", _CLIP, 1),
+    "clip_vision_model": ("CLIPVisionModel", CLIP_PIXELS, 1),
     "siglip_vision_model": ("SiglipVisionModel", ((0.5,) * 3, (0.5,) * 3), 0),
     "dinov2": ("Dinov2Model", (IMAGENET_MEAN, IMAGENET_STD), 1),
 }
@@ -52,7 +52,7 @@ class TransformersTrunk(nn.Module):
             raise InputError(f"image_size {size} is no multiple of the {config.patch_size} px patches of {name!r}.")
         self._kind = kind
         self._interpolate = size != int(config.image_size) and kind != "dinov2"  # DINOv2 does so by itself
-        self.card = _card(name, Card(int(config.image_size), mean, std))
+        self.card = read_card(name, Card(int(config.image_size), mean, std))
         self.model: nn.Module = _create(name, class_name, config, pretrained)
         self.head_names = {"clip_vision_model": ("post_layernorm",), "siglip_vision_model": ("head",)}.get(kind, ())
 
@@ -110,7 +110,8 @@ def _vision_config(name: str) -> Any:
     return getattr(config, "vision_config", config)
 
 
-def _card(name: str, default: Card) -> Card:
+def read_card(name: str, default: Card) -> Card:
+    """Return size, mean and std of a local folder's ``preprocessor_config.json``; `default` for what it does not say."""
     path = Path(name) / "preprocessor_config.json"
     if not path.is_file():
         return default

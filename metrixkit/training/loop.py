@@ -174,7 +174,9 @@ class Trainer:
             progress.history.append({"epoch": progress.epoch, **metrics})
             self.log.numbers(progress.step, progress.epoch, metrics)
             words += [
-                f"{name} {100 * value:.1f}" for name, value in metrics.items() if name.endswith(("recall@1", "map@r"))
+                f"{name} {100 * value:.1f}"
+                for name, value in metrics.items()
+                if name == self.select_by or name.endswith(("/recall@1", "/map@r"))
             ]
             if self.select_by is not None:
                 score = metrics[self.select_by]

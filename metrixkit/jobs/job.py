@@ -1,0 +1,95 @@
+"""What a training run needs of its kind: built once from a config, asked by :mod:`metrixkit.experiment`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from metrixkit.training.run import RunFolder
+
+
+@dataclass
+class Judged:
+    """What the weights of the moment are worth on the test split.
+
+    Attributes:
+        metrics: By name, as fractions.
+        counts: What they rest on.
+        definitions: What they mean.
+        intervals: Bootstrap intervals of some, as an evaluation's ``intervals()``.
+        found: What :meth:`Job.keep` needs to write predictions and pictures of the same weights.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, Any]
+    definitions: dict[str, str]
+    intervals: dict[str, Any] = field(default_factory=dict)
+    found: Any = None
+
+
+class Job(Protocol):
+    """A training run of some kind: images, pairs of modalities, ratings.
+
+    Attributes:
+        config: The resolved config.
+        fabric: Devices, precision and processes.
+        method: The recipe.
+        trainer_parts: What :class:`~metrixkit.training.loop.Trainer` is made of, less fabric and log.
+    """
+
+    config: Mapping[str, Any]
+    fabric: Fabric
+    method: nn.Module
+    trainer_parts: dict[str, Any]
+
+    @property
+    def data(self) -> str:
+        """Name of the data set, for the result file."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Name of its split."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """How the best epoch is chosen."""
+        ...
+
+    @property
+    def selects(self) -> str | None:
+        """Name, among the watched metrics, that selects the best epoch; None keeps the last."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """The metric that training is said to have gained or lost."""
+        ...
+
+    def introduction(self) -> list[str]:
+        """Return lines that say what is about to be trained on what."""
+        ...
+
+    def watch(self, epoch: int) -> dict[str, float]:
+        """Return the watched metrics after `epoch` epochs, 0 being before training."""
+        ...
+
+    def judge(self) -> Judged:
+        """Evaluate the weights of the moment on the test split."""
+        ...
+
+    def keep(self, folder: RunFolder, judged: Judged) -> None:
+        """Write the model, predictions and pictures; called on the first process, with the selected weights."""
+        ...
+
+
+def parameters_line(method: nn.Module, name: str, fabric: Fabric) -> str:
+    """Return the line about a model's size that every job's introduction has."""
+    size = sum(p.numel() for p in method.parameters())
+    moving = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    return f"model: {name}, {moving:,} of {size:,} parameters train, on {fabric.device} x {fabric.world_size}"

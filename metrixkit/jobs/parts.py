@@ -1,0 +1,66 @@
+"""What the training loop is made of, the same for every kind of run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from metrixkit import config as configs
+from metrixkit.errors import InputError
+from metrixkit.seam import Batch
+from metrixkit.training.loop import Sampler
+from metrixkit.training.optim import Rates, parameter_dicts
+from metrixkit.training.run import RunFolder
+
+
+def loop_parts(
+    config: Mapping[str, Any],
+    fabric: Fabric,
+    folder: RunFolder,
+    method: nn.Module,
+    loader: Iterable[Batch],
+    sampler: Sampler,
+    watch: Callable[[int], dict[str, float]],
+    selects: str | None,
+    embed: Callable[[], Tensor] | None = None,
+) -> dict[str, Any]:
+    """Set up optimiser and rates of a recipe and return what ``Trainer`` takes, less fabric and log.
+
+    Args:
+        config: The resolved config; its optimizer, schedule, training and evaluation.every are used.
+        fabric: Wraps the recipe and its optimiser.
+        folder: Holds the checkpoints.
+        method: The recipe.
+        loader: Batches in the sampler's order.
+        sampler: Says how many there are, and goes on where a run was stopped.
+        watch: The watched metrics after some epochs.
+        selects: The one that selects; None keeps the last epoch.
+        embed: Training embeddings, for recipes that settle an epoch by them.
+    """
+    settings = configs.settings(config, "training")
+    groups = method.parameter_groups()  # type: ignore[operator]
+    params = parameter_dicts(groups, [p for p in method.parameters() if p.requires_grad])
+    optimizer = configs.build(config, "optimizer", params=params)
+    rates = Rates(optimizer, groups, configs.build(config, "schedule"), settings.epochs, settings.warmup_epochs)
+    wrapped, optimizer = fabric.setup(method, optimizer)
+    return {
+        "method": method,
+        "wrapped": wrapped,
+        "optimizer": optimizer,
+        "rates": rates,
+        "loader": loader,
+        "sampler": sampler,
+        "settings": settings,
+        "checkpoints": folder.checkpoints,
+        "evaluate": watch,
+        "select_by": selects,
+        "evaluate_every": configs.settings(config, "evaluation").every,
+        "embed": embed or _no_embeddings,
+    }
+
+
+def _no_embeddings() -> Tensor:
+    raise InputError("this method asks for embeddings of the training set before an epoch; its task has none to give.")

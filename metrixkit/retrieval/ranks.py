@@ -1,36 +1,40 @@
 """Exact ranks of relevant items by counting, tile by tile.
 
-Legend of shapes: b queries of a block, t gallery items of a tile, K relevant items a query is followed for, d
-dimensions.
-
-The cost of a pair is its negative score. The k-th nearest relevant item of a query, at cost c_k, has rank k plus the
-number of non-relevant items with cost <= c_k + tie (pessimistic) or cost < c_k - tie (optimistic). The relevant costs
-come first, class by class, in float64; then each tile of costs is sorted into the intervals between them and counted.
-Nothing is sorted but the K relevant costs, and no more than one tile exists at a time.
+The scores of the relevant items come first, class by class, in float64. Then each tile of scores is computed in low
+precision (:mod:`~metrixkit.retrieval.screen`), and what may stand in front of a relevant item is counted
+(:mod:`~metrixkit.retrieval.tally`): at once where the proved bound of the error decides, else after the score of that
+pair has been computed in float64. Where too many pairs stay open, the following tiles take the next precision. Nothing
+is sorted but the relevant scores, and no more than one tile exists at a time. In self-retrieval each tile serves the
+queries of its rows and those of its columns.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed as dist
 
+from metrixkit.distributed import rank, world_size
 from metrixkit.errors import InputError, did_you_mean
+from metrixkit.retrieval.progress import Progress
+from metrixkit.retrieval.relevant import members_of, relevant_scores
+from metrixkit.retrieval.screen import Precision, screen_levels
 from metrixkit.retrieval.setting import Labels, Pair
+from metrixkit.retrieval.tally import NO_CAP, Tally
+from metrixkit.retrieval.tiles import Tiles, unit_of
 
-Precision = Literal["auto", "bfloat16", "float32", "float64"]
+__all__ = ["Precision", "RankBlock", "rank_blocks", "relevant_counts"]
 
-QUERY_BLOCK = 1024
-GALLERY_TILE = 2048
-THRESHOLDS = 2**21  # b * K at most
-SCREEN_PAYS = 2**26  # pairs from which the float32 screen is faster than float64 alone (measured: not at 6k x 6k)
-WIDEST_SCREEN = 2**20  # dimensions; beyond, the bound of the float32 error says nothing
-RECHECK_SHARE = 1 / 32  # of a tile; above it the whole tile is computed in float64
-FAR = 3e38  # cost of what is not to be counted: beyond any real one, yet below the infinity that pads the thresholds
+KERNELS = ("auto", "numba", "torch")
+COMPILING_PAYS = 2**24  # pairs; to load the compiled code takes half a second
+THRESHOLDS = 2**23  # relevant items followed at once (some 250 MB)
+HANDED_OUT = 2**21  # ranks in a RankBlock, unless a single query has more
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class RankBlock:
     Attributes:
         rows: (b,) positions of the queries.
         relevant: (b,) number of relevant items of each, >= 1.
-        pessimistic: (b, K) int64 ranks, 1-based, of the 1st..K-th relevant item; 0 beyond the last one of a query.
+        pessimistic: (b, K) int64 ranks, 1-based, of the 1st..K-th relevant item; cap + 1 where the rank is beyond the
+            cap of the query; 0 beyond the last item followed.
         optimistic: (b, K) int64 likewise.
     """
 
@@ -50,165 +55,159 @@ class RankBlock:
     optimistic: np.ndarray
 
 
-def rank_blocks(pair: Pair, labels: Labels, depth: int | None = None, precision: str = "auto") -> Iterator[RankBlock]:
+def relevant_counts(pair: Pair, labels: Labels) -> np.ndarray:
+    """Return (Q,) int64, how many relevant items each query has: items of its class in the gallery but itself."""
+    return members_of(pair, labels).counts
+
+
+def rank_blocks(
+    pair: Pair,
+    labels: Labels,
+    depth: int | None = None,
+    precision: str = "auto",
+    cap: np.ndarray | int | None = None,
+    kernels: str = "auto",
+    processes: bool = False,
+    progress: bool | None = None,
+) -> Iterator[RankBlock]:
     """Yield the exact ranks of the relevant items of every query that has one, in blocks.
 
     Args:
         pair: Queries and gallery.
         labels: Their labels.
         depth: Follow only this many relevant items of each query (1 is enough for recall); None follows all.
-        precision: What screens the tiles; the ranks are the same for each. "float64" computes every pair in float64.
-            "float32" and "bfloat16" (which falls back on float32) screen in float32 and compute in float64 whatever the
-            proven bound of the float32 error leaves open. "auto" chooses by size. Only cosine on a CPU is screened.
+        precision: What screens the tiles, "auto", "bfloat16", "float32" or "float64"; the ranks are the same for each.
+            Euclidean distances are always computed in float64.
+        cap: Rank beyond which nobody asks, one for all or (Q,) one for each query: what is beyond comes as cap + 1, and
+            much less is counted. At most `cap` relevant items are followed. The rank of the first relevant item is
+            exact in any case. None counts to the end.
+        kernels: What counts, "numba" or "torch"; the ranks are the same. "auto" takes numba on a CPU where it is
+            installed and there is enough to count, see :data:`COMPILING_PAYS`.
+        processes: Share the queries among the processes of the default group. Each must hold all data and call this;
+            each yields all ranks.
+        progress: Show a bar on stderr; None does so for work of more than some ten seconds on a terminal.
 
     Raises:
-        InputError: Unknown precision.
+        InputError: Unknown precision or kernels; depth or cap below 1; caps that are not one a query; numba asked for
+            and not installed, or for a GPU.
     """
-    if precision not in get_args(Precision):
-        raise InputError(f"precision={precision!r} is not known.{did_you_mean(precision, get_args(Precision))}")
-    order, start, end = _by_class(labels)
-    sizes = (end - start)[labels.query_codes]
-    relevant = sizes - (pair.own >= 0)
-    # Queries of one class lie together, and those with alike numbers of relevant items: little padding, few products.
-    queue = np.lexsort((labels.query_codes, relevant))
-    queue = queue[relevant[queue] > 0]
-    followed = relevant if depth is None else np.minimum(relevant, depth)
+    share = (rank(), world_size()) if processes else (0, 1)
     pairs = pair.queries.count * pair.gallery.count
-    # float64 is at home on data-centre GPUs, and float32 there may silently mean TF32, for which the bound is wrong.
-    able = pair.distance == "cosine" and pair.queries.device.type == "cpu" and pair.queries.dim < WIDEST_SCREEN
-    screened = able and precision != "float64"
-    screened = screened and (precision != "auto" or pairs >= SCREEN_PAYS)
+    blocks = _rank_share(
+        pair,
+        labels,
+        _followed_at_most(depth),
+        screen_levels(precision, pairs, pair.queries.dim, pair.queries.device),
+        _caps(cap, pair.queries.count),
+        _is_compiled(kernels, pairs, pair.queries.device),
+        share,
+        progress,
+    )
+    return blocks if share[1] == 1 else _gathered(list(blocks), share[1])
+
+
+@torch.no_grad()
+def _rank_share(
+    pair: Pair,
+    labels: Labels,
+    depth: int,
+    levels: tuple[str, ...],
+    caps: np.ndarray,
+    compiled: bool,
+    share: tuple[int, int],
+    progress: bool | None,
+) -> Iterator[RankBlock]:
+    """Yield the ranks of the queries of the i-th of n shares."""
+    unit = unit_of(pair)
+    members = members_of(pair, labels)
+    followed = np.minimum(members.counts, np.minimum(caps, depth))
+    items = _spread(pair.gallery.count, pair.gallery.mapped)
+    itself = pair.gallery is pair.queries and share[1] == 1 and followed.sum() <= THRESHOLDS
+    asked = pair.queries.count / share[1] / (2 if itself else 1)
+    with Progress(asked * pair.gallery.count, "ranks", progress) as bar:
+        tiles = Tiles(pair, items, levels if unit is not None else ("float64",), unit, bar)
+        for rows in [items] if itself else _portions(pair, followed, share):
+            scores = relevant_scores(pair, labels, members, rows, followed[rows])
+            codes = labels.query_codes[rows], labels.gallery_codes[items]
+            tally = Tally(pair, rows, items, codes, scores, followed[rows], caps[rows], compiled)
+            tiles.count(tally, itself)
+            yield from _hand_out(tally, rows, members.counts[rows], followed[rows])
+
+
+def _gathered(blocks: list[RankBlock], world: int) -> Iterator[RankBlock]:
+    """Yield the blocks of all processes, in the order of the processes."""
+    parts: list[list[RankBlock]] = [[] for _ in range(world)]
+    dist.all_gather_object(parts, blocks)
+    return itertools.chain.from_iterable(parts)
+
+
+def _is_compiled(kernels: str, pairs: int, device: torch.device) -> bool:
+    if kernels not in KERNELS:
+        raise InputError(f"kernels={kernels!r} is not known.{did_you_mean(kernels, KERNELS)}")
+    installed = importlib.util.find_spec("numba") is not None
+    if kernels == "numba" and not (installed and device.type == "cpu"):
+        raise InputError(
+            "kernels='numba' counts on a CPU and needs numba: pip install 'metrixkit[fast]'. kernels='torch' needs "
+            f"nothing (numba is {'' if installed else 'not '}installed, the data is on {device})."
+        )
+    return kernels == "numba" or (kernels == "auto" and installed and device.type == "cpu" and pairs >= COMPILING_PAYS)
+
+
+def _followed_at_most(depth: int | None) -> int:
+    if depth is None:
+        return NO_CAP
+    if depth < 1:
+        raise InputError(f"depth={depth}: expected a whole number >= 1.")
+    return depth
+
+
+def _caps(cap: np.ndarray | int | None, count: int) -> np.ndarray:
+    caps = np.full(count, NO_CAP if cap is None else cap) if cap is None or np.ndim(cap) == 0 else np.asarray(cap)
+    if caps.shape != (count,):
+        raise InputError(f"cap has shape {caps.shape}; expected one number, or one for each of the {count} queries.")
+    if count and caps.min() < 1:
+        raise InputError(f"cap holds {caps.min()}: expected whole numbers >= 1.")
+    return caps.astype(np.int64)
+
+
+def _spread(count: int, mapped: bool) -> np.ndarray:
+    """Return all positions in an order that shows each tile a bit of everything; a memory map is read as it lies."""
+    if mapped:
+        return np.arange(count)
+    step = max(1, round(count * (math.sqrt(5) - 1) / 2))
+    while math.gcd(step, count) != 1:
+        step += 1
+    return np.arange(count, dtype=np.int64) * step % count
+
+
+def _portions(pair: Pair, followed: np.ndarray, share: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yield positions of queries with relevant items, as many at once as thresholds may be held."""
+    queue = _spread(pair.queries.count, pair.queries.mapped)
+    queue = queue[followed[queue] > 0][share[0] :: share[1]]
+    total = np.cumsum(followed[queue])
+    start = 0
+    while start < len(queue):
+        before = total[start] - followed[queue[start]]
+        stop = max(start + 1, int(np.searchsorted(total, before + THRESHOLDS, "right")))
+        yield queue[start:stop]
+        start = stop
+
+
+def _hand_out(tally: Tally, rows: np.ndarray, relevant: np.ndarray, followed: np.ndarray) -> Iterator[RankBlock]:
+    """Yield the ranks of a tally, queries with alike numbers of relevant items together: little padding."""
+    worse, better = tally.ranks()
+    start = np.cumsum(followed) - followed
+    queue = np.argsort(followed, kind="stable")
+    queue = queue[followed[queue] > 0]
     position = 0
     while position < len(queue):
-        rows = queue[position : position + QUERY_BLOCK]
-        rows = rows[: max(1, THRESHOLDS // int(followed[rows[-1]]))]
-        position += len(rows)
-        counter = _Counter(pair, labels, rows, followed[rows], order, start, end)
-        for tile in range(0, pair.gallery.count, GALLERY_TILE):
-            counter.add(tile, screened)
-        worse, better = counter.ranks()
-        yield RankBlock(rows, relevant[rows], worse, better)
-
-
-def screen_product(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Return the (b, t) float32 dots of unit float64 rows, each within :func:`screen_error` of the true one."""
-    # numpy's product: torch's may run in TF32 or bfloat16 if somebody set the switch for it.
-    return torch.from_numpy(queries.float().numpy() @ gallery.float().numpy().T)
-
-
-def screen_error(dim: int) -> float:
-    """Return how far a screened dot of unit rows, held against a float32 threshold, can be off; for dim < 2^20.
-
-    With u = 2^-24: rounding the rows to float32 moves a dot by at most 2u + u^2, a float32 sum of d products in any
-    order by d u / (1 - d u) more, and rounding the thresholds (at most 1.1) by 2u. Then some to spare.
-    """
-    unit = 2.0**-24
-    return 1.001 * dim * unit / (1 - dim * unit) + 8 * unit
-
-
-def _by_class(labels: Labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return gallery positions in class order and, by class code, where each class starts and ends in them."""
-    order = np.argsort(labels.gallery_codes, kind="stable")
-    codes = np.arange(max(labels.query_codes.max(), labels.gallery_codes.max()) + 1)
-    ranked = labels.gallery_codes[order]
-    return order, np.searchsorted(ranked, codes, "left"), np.searchsorted(ranked, codes, "right")
-
-
-class _Counter:
-    """Counts, for a block of queries, the non-relevant items in front of each relevant one."""
-
-    def __init__(
-        self,
-        pair: Pair,
-        labels: Labels,
-        rows: np.ndarray,
-        followed: np.ndarray,
-        order: np.ndarray,
-        start: np.ndarray,
-        end: np.ndarray,
-    ) -> None:
-        self.pair, self.order, self.followed = pair, order, followed
-        self.queries = pair.queries.take(rows)
-        codes = labels.query_codes[rows]
-        breaks = np.flatnonzero(np.diff(codes)) + 1
-        # One group: neighbouring queries of one class, and where that class stands in the ordered gallery.
-        self.groups = [
-            (int(a), int(z), int(start[codes[a]]), int(end[codes[a]]))
-            for a, z in zip(np.r_[0, breaks], np.r_[breaks, len(rows)], strict=True)
-        ]
-        costs = self._relevant_costs(pair.own[rows])
-        tie = pair.tie(rows)[:, None]
-        self.upper, self.lower = costs + tie, costs - tie
-        bins = costs.shape[1] + 1
-        self.offsets = torch.arange(len(rows), device=costs.device)[:, None] * bins
-        self.not_better = torch.zeros(len(rows) * bins, dtype=torch.int64, device=costs.device)
-        self.strictly = torch.zeros_like(self.not_better)
-
-    def _relevant_costs(self, own: np.ndarray) -> Tensor:
-        """Return (b, K) ascending float64 costs of the relevant items, padded with infinity."""
-        width = int(self.followed.max())
-        costs = self.queries.new_full((len(own), width), torch.inf)
-        for a, z, first, last in self.groups:
-            members = self.order[first:last]
-            block = self.pair.costs(self.queries[a:z], self.pair.gallery.take(members))
-            block[torch.from_numpy(own[a:z, None] == members[None]).to(block.device)] = torch.inf
-            nearest = block.sort(dim=1).values[:, :width]
-            costs[a:z, : nearest.shape[1]] = nearest
-        # A query followed less far than its block is wide must not show what lies beyond.
-        beyond = torch.arange(width)[None] >= torch.from_numpy(self.followed)[:, None]
-        return costs.masked_fill_(beyond.to(costs.device), torch.inf)
-
-    def add(self, tile: int, screened: bool) -> None:
-        """Count the gallery items at positions tile..tile + GALLERY_TILE of the class order."""
-        gallery = self.pair.gallery.take(self.order[tile : tile + GALLERY_TILE])
-        if screened and self._count_screened(gallery, tile):
-            return
-        costs = self._without_relevant(self.pair.costs(self.queries, gallery), tile)
-        self.not_better += self._histogram(torch.searchsorted(self.upper, costs))
-        self.strictly += self._histogram(torch.searchsorted(self.lower, costs, right=True))
-
-    def _count_screened(self, gallery: Tensor, tile: int) -> bool:
-        """Count from float32 costs, with float64 where they leave it open; False where that is too often."""
-        costs = self._without_relevant(-screen_product(self.queries, gallery), tile)
-        bound = screen_error(self.queries.shape[1])
-        upper, lower = (self.upper + bound).float(), (self.lower - bound).float()
-        bins = torch.searchsorted(upper, costs)  # first relevant item that is not certainly in front
-        padded = torch.cat([lower, lower.new_full((len(lower), 1), torch.inf)], dim=1)
-        # Thresholds ascend, so what is certainly in front of that one is certainly in front of all later ones.
-        row, column = (costs >= padded.gather(1, bins)).nonzero(as_tuple=True)
-        if len(row) > RECHECK_SHARE * costs.numel():
-            return False
-        counted = self._histogram(bins)
-        width = self.upper.shape[1] + 1
-        counted -= torch.bincount(row * width + bins[row, column], minlength=len(counted))
-        self.not_better += counted
-        self.strictly += counted
-        step = max(1, 2**21 // max(self.queries.shape[1], width))
-        for r, c in zip(row.split(step), column.split(step), strict=True):
-            exact = -(self.queries[r] * gallery[c]).sum(1, keepdim=True)
-            worse = torch.searchsorted(self.upper[r], exact)[:, 0]
-            better = torch.searchsorted(self.lower[r], exact, right=True)[:, 0]
-            self.not_better += torch.bincount(r * width + worse, minlength=len(counted))
-            self.strictly += torch.bincount(r * width + better, minlength=len(counted))
-        return True
-
-    def _without_relevant(self, costs: Tensor, tile: int) -> Tensor:
-        """Move the query's own class (and with it the query itself) out of reach, in place."""
-        for a, z, first, last in self.groups:
-            if first < tile + costs.shape[1] and last > tile:
-                costs[a:z, max(first - tile, 0) : last - tile] = FAR
-        return costs
-
-    def _histogram(self, bins: Tensor) -> Tensor:
-        return torch.bincount((bins + self.offsets).flatten(), minlength=len(self.not_better))
-
-    def ranks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (b, K) pessimistic and optimistic ranks."""
-        rows, width = self.upper.shape
-        place = torch.arange(1, width + 1, device=self.upper.device)
-        there = place[None] <= torch.from_numpy(self.followed).to(self.upper.device)[:, None]
-        worse, better = (
-            (place + counts.view(rows, width + 1)[:, :width].cumsum(1)) * there
-            for counts in (self.not_better, self.strictly)
-        )
-        return worse.cpu().numpy(), better.cpu().numpy()
+        some = queue[position : position + HANDED_OUT // int(followed[queue[position]]) + 1]
+        # Sorted, so the last is the widest; halve until the block is small enough.
+        while len(some) > 1 and len(some) * int(followed[some[-1]]) > HANDED_OUT:
+            some = some[: len(some) // 2]
+        position += len(some)
+        place = np.arange(int(followed[some[-1]]))
+        there = place < followed[some][:, None]
+        where = np.minimum(start[some][:, None] + place, len(worse) - 1)
+        sides = (np.where(there, ranks[where], 0) for ranks in (worse, better))
+        yield RankBlock(rows[some], relevant[some], *sides)

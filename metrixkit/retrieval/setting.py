@@ -53,14 +53,52 @@ class Pair:
         return rounding.clamp(min=TIE).to(self.queries.device)
 
     def costs(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Return the (n, m) costs between rows of :meth:`Rows.take`: lower is nearer.
+        """Return the (..., n, m) costs between rows of :meth:`Rows.take`: lower is nearer.
 
         The negative cosine or dot product, or the squared Euclidean distance; float64 in, float64 out.
         """
+        products = queries @ gallery.mT
         if self.distance != "euclidean":
-            return (-queries) @ gallery.T
-        products = torch.addmm(gallery.square().sum(1), queries, gallery.T, alpha=-2.0)
-        return products.add_(queries.square().sum(1, keepdim=True)).clamp_(min=0.0)
+            return products.neg_()
+        products.mul_(-2).add_(gallery.square().sum(-1).unsqueeze(-2)).add_(queries.square().sum(-1, keepdim=True))
+        return products.clamp_(min=0.0)
+
+    def costs_of(self, queries: np.ndarray, gallery: np.ndarray, compiled: bool = False) -> Tensor:
+        """Return the (n,) float64 costs of single pairs, given by their positions; rows are read in portions.
+
+        `compiled` lets numba compute the products where both sides are plain arrays.
+        """
+        costs = torch.empty(len(queries), dtype=torch.float64, device=self.queries.device)
+        left, right = self.queries.plain(), self.gallery.plain()
+        if left is not None and right is not None and self.distance != "euclidean":
+            _dots(left, right, queries, gallery, costs.numpy(), compiled)
+            if self.distance == "cosine":
+                costs /= self.queries.lengths[queries] * self.gallery.lengths[gallery]
+            return costs.neg_()
+        step = max(1, (2**18 if costs.device.type == "cpu" else 2**25) // self.queries.dim)
+        for a in range(0, len(queries), step):
+            some, others = self.queries.take(queries[a : a + step]), self.gallery.take(gallery[a : a + step])
+            if self.distance == "euclidean":
+                costs[a : a + step] = some.sub_(others).square_().sum(1)
+            else:
+                costs[a : a + step] = some.mul_(others).sum(1).neg_()
+        return costs
+
+
+def _dots(
+    queries: np.ndarray, gallery: np.ndarray, query: np.ndarray, item: np.ndarray, out: np.ndarray, compiled: bool
+) -> None:
+    """Write the float64 dot of each pair of rows into `out`."""
+    if compiled:
+        from metrixkit.retrieval._kernels import pair_dots
+
+        pair_dots(queries, gallery, query, item, out)
+        return
+    step = max(1, 2**18 // queries.shape[1])
+    for a in range(0, len(query), step):
+        left = queries[query[a : a + step]].astype(np.float64)
+        right = gallery[item[a : a + step]].astype(np.float64)
+        np.einsum("ij,ij->i", left, right, out=out[a : a + step])
 
 
 def pair_up(queries: Any, gallery: Any, query_ids: Any, gallery_ids: Any, distance: str) -> Pair:
@@ -198,7 +236,7 @@ def read_ids(values: Any, name: str) -> np.ndarray:
 
 def _ids_or_positions(ids: np.ndarray | None, count: int, name: str, owner: str) -> np.ndarray:
     if ids is None:
-        return np.arange(count).astype(str)
+        return np.arange(count).astype(f"U{len(str(count - 1))}")
     _check_count(ids, count, name, owner)
     return ids
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrixkit.retrieval import Evaluation, evaluate, ranks
+from metrixkit.retrieval import Evaluation, evaluate, tiles
 
 DISTANCES = ["cosine", "euclidean", "dot"]
 PRECISIONS = ["auto", "bfloat16", "float32", "float64"]
@@ -53,9 +53,10 @@ def check(result: Evaluation, expected, firsts):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many blocks and tiles even for small data, and every open pair rechecked one by one."""
-    monkeypatch.setattr(ranks, "GALLERY_TILE", 7)
-    monkeypatch.setattr(ranks, "QUERY_BLOCK", 5)
-    monkeypatch.setattr(ranks, "RECHECK_SHARE", 1.0)
+    monkeypatch.setattr(tiles, "GALLERY_TILE", 7)
+    monkeypatch.setattr(tiles, "QUERY_BLOCK", 5)
+    monkeypatch.setattr(tiles, "FIRST", 2)
+    monkeypatch.setattr(tiles, "OPEN_SHARE", 2.0)
 
 
 def difficult(rng, n, dim, kind):
@@ -228,26 +229,15 @@ def test_ranks_survive_any_screen_error_within_the_bound(monkeypatch, small_tile
     labels = rng.integers(0, 15, size=120)
     rows = np.ones((1, 512)) + 1e-2 * rng.normal(size=(120, 512))  # cosines differ by about the error
     exact = evaluate(rows, labels, precision="float64")
-    product = ranks.screen_product
+    product = tiles.products
 
-    def off(queries, gallery):
-        right = product(queries, gallery)
-        signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=right.shape)).float()
-        return right + signs * (512 * 2.0**-24)
+    def off(queries, gallery, out=None):
+        right = product(queries, gallery, out)
+        return right + torch.from_numpy(rng.choice([-1.0, 1.0], size=right.shape)).float() * (512 * 2.0**-24)
 
-    monkeypatch.setattr(ranks, "screen_product", off)
+    monkeypatch.setattr(tiles, "products", off)
     screened = evaluate(rows, labels, precision="float32")
     assert exact.per_query.equals(screened.per_query)
-
-
-def test_screen_error_is_a_bound():
-    rng = np.random.default_rng(13)
-    for dim in (3, 512, 20_000):
-        rows = torch.from_numpy(np.abs(rng.normal(size=(30, dim))) + 1)
-        rows /= rows.norm(dim=1, keepdim=True)
-        error = (ranks.screen_product(rows, rows).double() - rows @ rows.T).abs().max()
-        assert 0 < error < ranks.screen_error(dim)
-        assert ranks.screen_error(dim) > dim * 2.0**-24
 
 
 def test_the_screen_does_not_follow_torch_switches():

@@ -1,0 +1,298 @@
+"""What the index asks of faiss: make, train, search, take out, give back, read and write. Numbers only, no names.
+
+A vector's label in faiss is always its position, 0 to count - 1. Inverted lists would leave gaps when vectors go; they
+are renumbered at once, so that every kind of index counts alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from metrixkit.errors import InputError, did_you_mean
+from metrixkit.retrieval.index.factory import Factory
+from metrixkit.retrieval.index.learning import innermost, train
+from metrixkit.retrieval.index.library import faiss_library
+from metrixkit.retrieval.index.selection import allowed_only, merged, passing
+
+SCAN = 2**16  # vectors given back at a time
+
+
+def reason(error: Exception) -> str:
+    """Return the reason at the end of faiss's message, which opens with a C++ signature."""
+    return " ".join(str(error).split("Error: ")[-1].split())[:200]
+
+
+class Engine:
+    """A faiss index of one of the kinds on offer.
+
+    Args:
+        index: The faiss index.
+        factory: Its kind.
+        metric: "cosine", "dot" or "euclidean"; with "cosine" rows are expected at unit length.
+        mapped: The file its vectors are mapped from, or None. At the first change they are read into memory.
+    """
+
+    def __init__(self, index: Any, factory: Factory, metric: str, mapped: str | None = None) -> None:
+        self._faiss = faiss_library()
+        self.index, self.factory, self.metric, self.mapped = index, factory, metric, mapped
+        self.gpu: int | None = None
+        self._on_gpu: tuple[Any, Any] | None = None  # copy for searching, made when asked for, and its resources
+
+    @classmethod
+    def create(cls, factory: Factory, dim: int, metric: str) -> Engine:
+        """Return an empty, untrained index."""
+        faiss = faiss_library()
+        kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
+        return cls(faiss.index_factory(dim, str(factory), kind), factory, metric)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], factory: Factory, metric: str, mmap: bool) -> Engine:
+        """Read an index file.
+
+        Args:
+            path: What :meth:`write` wrote.
+            factory: Its kind.
+            metric: Its metric.
+            mmap: Whether to map the vectors instead of reading them. faiss maps every kind on offer but PQ x4fs
+                without lists; before 1.11, inverted lists other than x4fs only. What it cannot map it reads.
+
+        Raises:
+            InputError: faiss cannot read it.
+        """
+        faiss = faiss_library()
+        flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mmap else 0
+        try:
+            index = faiss.read_index(os.fspath(path), flags)
+        except RuntimeError as error:
+            raise InputError(f"{path}: faiss cannot read it ({reason(error)}); the file is damaged.") from error
+        if factory.lists and factory.fast:
+            scanned = innermost(faiss, index)[1]
+            if scanned.fine_quantizer is None:
+                # faiss (1.15) forgets it on reading, and then dies when asked for a vector.
+                scanned.fine_quantizer = scanned.pq
+        return cls(index, factory, metric, mapped=os.fspath(path) if mmap else None)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file.
+
+        Raises:
+            OSError: The disk is full, or the folder does not take files.
+        """
+        self._drop_places()
+        try:
+            self._faiss.write_index(self.index, os.fspath(path))
+        except RuntimeError as error:
+            raise OSError(f"{path}: faiss cannot write the index ({reason(error)})") from error
+
+    @property
+    def count(self) -> int:
+        """Vectors held, tombstones too."""
+        return int(self.index.ntotal)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return int(self.index.d)
+
+    def train(self, sample: np.ndarray, seed: int) -> None:
+        """Learn from (n, d) float32 rows; the same rows, seed and thread count give the same index."""
+        train(self.index, self.factory, sample, seed)
+
+    def reserve(self, count: int) -> None:
+        """Make room for `count` more vectors, where they lie in one piece that would be copied each time it grows."""
+        faiss, index = self._faiss, self._down(self.index)
+        if isinstance(index, faiss.IndexRefine):
+            index = self._down(index.refine_index)
+        elif isinstance(index, faiss.IndexHNSW):
+            index = self._down(index.storage)
+        if isinstance(index, faiss.IndexFlatCodes) and self.mapped is None:
+            size = index.codes.size()
+            index.codes.resize(size + count * index.code_size)
+            index.codes.resize(size)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append (n, d) float32 rows."""
+        self._before_change()
+        self.index.add(rows)
+
+    def remove(self, positions: np.ndarray) -> None:
+        """Take vectors out; those behind move up. Only where ``factory.removes``."""
+        self._before_change()
+        count = self.count
+        bits = np.zeros(count, dtype=bool)
+        bits[positions] = True
+        self.index.remove_ids(self._faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little")))
+        lists = self._lists()
+        if lists is None:
+            return
+        renumbered = np.cumsum(~bits) - 1
+        for number in range(lists.nlist):
+            size = lists.invlists.list_size(number)
+            if size:
+                held = self._faiss.rev_swig_ptr(lists.invlists.get_ids(number), size)
+                held[:] = renumbered[held]
+
+    def keep_only(self, positions: np.ndarray) -> None:
+        """Build the index again from (n,) of its positions, in their order, with what it learned."""
+        self._before_change()
+        fresh = self._faiss.clone_index(self.index)
+        fresh.reset()
+        for start in range(0, len(positions), SCAN):
+            fresh.add(self.reconstruct(positions[start : start + SCAN]))
+        parameters = self.get_parameters()
+        self.index = fresh
+        self.set_parameters(parameters)
+
+    def reconstruct(self, positions: np.ndarray) -> np.ndarray:
+        """Return the (n, d) float32 vectors at (n,) positions, as exact as they are kept."""
+        lists = self._lists()
+        if lists is not None and not self.factory.refine and lists.direct_map.no():
+            lists.make_direct_map(True)
+        return self.index.reconstruct_batch(np.ascontiguousarray(positions, dtype=np.int64))
+
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k nearest of each query.
+
+        Args:
+            queries: (Q, d) float32.
+            k: How many.
+            allowed: (count,) bool, vectors that may be found, or None for all. Where faiss cannot pass over the
+                others (or a list or graph ends early), more are fetched, and at last the allowed ones are scored
+                one by one, so that k come whenever k are allowed.
+
+        Returns:
+            scores (Q, k) float32, higher is nearer, -inf where there is none; positions (Q, k) int64, -1 there.
+        """
+        if allowed is None:
+            return self._raw(queries, k, None)
+        chosen = np.flatnonzero(allowed)
+        if len(chosen) <= max(4 * k, self.count // 1000):
+            return self._scan(queries, k, chosen)
+        if self.factory.filters and self.gpu is None:
+            bits = np.packbits(allowed, bitorder="little")
+            scores, found = self._raw(queries, k, self._faiss.IDSelectorBitmap(bits))
+        else:
+            wide = min(self.count, k + int(np.ceil(1.5 * k * self.count / len(chosen))))
+            scores, found = allowed_only(*self._raw(queries, wide, None), allowed, k)
+        short = np.flatnonzero((found < 0).any(axis=1))
+        if len(short):
+            scores[short], found[short] = self._scan(queries[short], k, chosen)
+        return scores, found
+
+    def set_parameters(self, values: Mapping[str, int]) -> None:
+        """Set "nprobe", "efSearch" or "k_factor".
+
+        Raises:
+            InputError: This kind has no such parameter, or the value is below 1.
+        """
+        known = self.factory.parameters
+        for name, value in values.items():
+            if name not in known:
+                has = f"{did_you_mean(name, known)}" if known else " It has none: every search sees every vector."
+                raise InputError(f"{self.factory} has no search parameter {name!r}.{has}")
+            if value < 1:
+                raise InputError(f"{name}={value}: expected at least 1.")
+        self._on_gpu = None
+        for name, value in values.items():
+            if name == "nprobe":
+                self._lists().nprobe = min(value, self.factory.lists)
+            elif name == "efSearch":
+                self._down(self.index).hnsw.efSearch = value
+            else:
+                self._down(self.index).k_factor = float(value)
+
+    def get_parameters(self) -> dict[str, int]:
+        """Return what :meth:`set_parameters` sets."""
+        read = {
+            "nprobe": lambda: self._lists().nprobe,
+            "efSearch": lambda: self._down(self.index).hnsw.efSearch,
+            "k_factor": lambda: self._down(self.index).k_factor,
+        }
+        return {name: int(read[name]()) for name in self.factory.parameters}
+
+    def search_on(self, gpu: int | None) -> None:
+        """Search on a CUDA device from now on, or on the processor again (None). What is changed stays in memory.
+
+        Raises:
+            InputError: This faiss sees no such GPU, or has no such index there.
+        """
+        if gpu is not None and (not hasattr(self._faiss, "StandardGpuResources") or self._faiss.get_num_gpus() <= gpu):
+            raise InputError(
+                f"to_gpu({gpu}): this faiss sees no such GPU. It takes a machine with one and metrixkit[gpu] or [cuvs] "
+                "in place of [cpu]."
+            )
+        self.gpu, self._on_gpu = gpu, None
+        if gpu is not None:
+            self._searcher()
+
+    def _searcher(self) -> Any:
+        if self.gpu is None:
+            return self.index
+        if self._on_gpu is None:
+            resources = self._faiss.StandardGpuResources()
+            try:
+                copy = self._faiss.index_cpu_to_gpu(resources, self.gpu, self.index)
+            except RuntimeError as error:
+                self.gpu = None
+                raise InputError(
+                    f"{self.factory} does not go to a GPU ({reason(error)}); Flat, IVF,Flat, IVF,SQ8 and IVF,PQ do."
+                ) from error
+            self._on_gpu = copy, resources
+        return self._on_gpu[0]
+
+    def _before_change(self) -> None:
+        self._drop_places()
+        self._on_gpu = None
+        if self.mapped is None:
+            return
+        parameters = self.get_parameters()
+        try:
+            self.index = self._faiss.read_index(self.mapped)
+        except RuntimeError as error:
+            raise InputError(
+                f"the index is mapped from {self.mapped}, which cannot be read any more ({reason(error)}); newer "
+                "versions replaced it. Load the index again, then change it."
+            ) from error
+        self.mapped = None
+        self.set_parameters(parameters)
+
+    def _raw(self, queries: np.ndarray, k: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+        if selector is None:
+            scores, found = self._searcher().search(queries, k)
+        else:
+            kept: list[Any] = []  # faiss holds plain pointers to what is nested
+            scores, found = self.index.search(queries, k, params=passing(self.index, selector, kept))
+        if self.metric == "euclidean":
+            np.negative(scores, out=scores)
+        missing = found < 0
+        if missing.any():
+            scores[missing] = -np.inf
+        return scores, found
+
+    def _scan(self, queries: np.ndarray, k: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        found = np.full((len(queries), k), -1, dtype=np.int64)
+        for start in range(0, len(chosen), SCAN):
+            part = chosen[start : start + SCAN]
+            rows = self.reconstruct(part)
+            kind = self._faiss.METRIC_L2 if self.metric == "euclidean" else self._faiss.METRIC_INNER_PRODUCT
+            near, at = self._faiss.knn(queries, rows, min(k, len(part)), metric=kind)
+            near = -near if self.metric == "euclidean" else near
+            scores, found = merged(scores, found, near, part[at], k)
+        return scores, found
+
+    def _down(self, index: Any) -> Any:
+        return self._faiss.downcast_index(index)
+
+    def _lists(self) -> Any:
+        return self._faiss.try_extract_index_ivf(self.index) if self.factory.lists else None
+
+    def _drop_places(self) -> None:
+        """Drop the table that finds a vector's list by its position; it is made again when asked for."""
+        lists = self._lists()
+        if lists is not None and not lists.direct_map.no():
+            lists.make_direct_map(False)

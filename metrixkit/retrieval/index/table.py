@@ -1,0 +1,207 @@
+"""Which id stands at which position of an index, which label it bears, and which positions are tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from metrixkit.errors import InputError, did_you_mean
+from metrixkit.retrieval.setting import read_labels
+
+NO_MATCH = "no match"  # what match() answers where no item is near enough
+Filter = Sequence[str] | np.ndarray | Callable[[str], bool]
+
+
+class Table:
+    """Ids and labels in the order of the vectors.
+
+    Args:
+        ids: (N,) unicode; ids of tombstones may stand again further on.
+        labels: (N,) unicode, or None where items bear none.
+        dead: (N,) bool, True for tombstones; None for no tombstone.
+
+    Attributes:
+        dead_count: Tombstones.
+    """
+
+    def __init__(self, ids: np.ndarray, labels: np.ndarray | None = None, dead: np.ndarray | None = None) -> None:
+        self.all_ids, self.all_labels = ids, labels
+        self.dead = np.zeros(len(ids), dtype=bool) if dead is None else dead
+        self.dead_count = int(self.dead.sum())
+        self._where: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of items, tombstones left out."""
+        return len(self.all_ids) - self.dead_count
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(N,) ids in the order of the vectors, tombstones left out."""
+        return self.all_ids[~self.dead] if self.dead_count else self.all_ids
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,) labels in the order of :attr:`ids`, or None."""
+        if self.all_labels is None:
+            return None
+        return self.all_labels[~self.dead] if self.dead_count else self.all_labels
+
+    @property
+    def alive(self) -> np.ndarray | None:
+        """(positions,) bool, or None where all are."""
+        return ~self.dead if self.dead_count else None
+
+    def positions(self, ids: np.ndarray, what: str) -> np.ndarray:
+        """Return the (n,) int64 positions of ids.
+
+        Raises:
+            InputError: An id that is not in the index.
+        """
+        where = self._lookup()
+        found = np.fromiter((where.get(name, -1) for name in ids.tolist()), dtype=np.int64, count=len(ids))
+        if (found < 0).any():
+            unknown = ids[found < 0]
+            raise InputError(
+                f"{what}: {str(unknown[0])!r} is not in the index ({len(unknown)} of {len(ids)} ids are not)."
+                + did_you_mean(str(unknown[0]), list(where)[:10_000] if len(where) > 20 else where)
+            )
+        return found
+
+    def name(self, positions: np.ndarray) -> np.ndarray:
+        """Return the ids at positions of any shape; "" at -1."""
+        if not len(self.all_ids):
+            return np.full(positions.shape, "", dtype="<U1")
+        names: np.ndarray = self.all_ids[positions]
+        missing = positions < 0
+        if missing.any():
+            names[missing] = ""
+        return names
+
+    def refuse_known(self, ids: np.ndarray, what: str) -> None:
+        """Raise InputError if an id is in the index already."""
+        where = self._lookup()
+        known = [name for name in ids.tolist() if name in where]
+        if known:
+            raise InputError(
+                f"{what}: {known[0]!r} is in the index already ({len(known)} of {len(ids)} ids are). Replace its "
+                "vector with update(), or remove() it first."
+            )
+
+    def append(self, ids: np.ndarray, labels: np.ndarray | None) -> None:
+        """Add items behind the last."""
+        start = len(self.all_ids)
+        self.all_ids = np.concatenate([self.all_ids, ids])
+        if self.all_labels is not None and labels is not None:
+            self.all_labels = np.concatenate([self.all_labels, labels])
+        self.dead = np.concatenate([self.dead, np.zeros(len(ids), dtype=bool)])
+        if self._where is not None:
+            self._where.update(zip(ids.tolist(), range(start, start + len(ids)), strict=True))
+
+    def bury(self, positions: np.ndarray) -> None:
+        """Make tombstones of items."""
+        if self._where is not None:
+            for name, position in zip(self.all_ids[positions].tolist(), positions.tolist(), strict=True):
+                if self._where[name] == position:  # an update has put the id elsewhere already
+                    del self._where[name]
+        self.dead[positions] = True
+        self.dead_count = int(self.dead.sum())
+
+    def delete(self, positions: np.ndarray) -> None:
+        """Take items out; those behind move up."""
+        keep = np.ones(len(self.all_ids), dtype=bool)
+        keep[positions] = False
+        self.all_ids, self.dead = self.all_ids[keep], self.dead[keep]
+        self.all_labels = None if self.all_labels is None else self.all_labels[keep]
+        self.dead_count, self._where = int(self.dead.sum()), None
+
+    def allowed(self, chosen: Filter | None) -> np.ndarray | None:
+        """Return the (positions,) bool that a search may find, or None for all.
+
+        Args:
+            chosen: Ids; or a (len,) bool array in the order of :attr:`ids`; or a function of an id; or None.
+
+        Raises:
+            InputError: An unknown id, a mask of another length, or something else.
+        """
+        if chosen is None:
+            return self.alive
+        mask = self._mask(chosen)
+        if not self.dead_count:
+            return mask
+        allowed = np.zeros(len(self.all_ids), dtype=bool)
+        allowed[np.flatnonzero(~self.dead)[mask]] = True
+        return allowed
+
+    def _mask(self, chosen: Filter) -> np.ndarray:
+        if callable(chosen):
+            return np.fromiter((bool(chosen(name)) for name in self.ids.tolist()), dtype=bool, count=len(self))
+        if isinstance(chosen, str):
+            raise InputError(f"filter={chosen!r}: expected ids (a list of them), a mask or a function, found one text.")
+        if isinstance(chosen, Iterable) and not isinstance(chosen, np.ndarray | Sequence):
+            chosen = list(chosen)  # a set, a series, a tensor
+        array = np.asarray(chosen)
+        if array.dtype.kind == "b":
+            if array.shape != (len(self),):
+                raise InputError(
+                    f"filter: a mask of shape {array.shape} for {len(self)} items; expected one value an item, in the "
+                    "order of index.ids."
+                )
+            return array
+        mask = np.zeros(len(self.all_ids), dtype=bool)
+        if array.size:
+            mask[self.positions(read_labels(array, "filter").astype(str), "filter")] = True
+        return mask[~self.dead]
+
+    def _lookup(self) -> dict[str, int]:
+        if self._where is None:
+            where = dict(zip(self.all_ids.tolist(), range(len(self.all_ids)), strict=True))
+            if self.dead_count:
+                alive = np.flatnonzero(~self.dead)
+                where = dict(zip(self.all_ids[alive].tolist(), alive.tolist(), strict=True))
+            self._where = where
+        return self._where
+
+
+def read_new_ids(values: Any, name: str, count: int | None = None) -> np.ndarray:
+    """Return ids as (n,) unicode.
+
+    Args:
+        values: (n,) integers or strings of any origin, or one string.
+        name: What the caller calls them, for messages.
+        count: How many are expected, or None.
+
+    Raises:
+        InputError: Not one value an item, missing, empty, reserved ("no match"), or there twice.
+    """
+    ids = read_labels([values] if isinstance(values, str) else values, name).astype(str)
+    if count is not None and len(ids) != count:
+        raise InputError(f"{name} has {len(ids)} values but there are {count} embeddings; each needs exactly one id.")
+    listed = ids.tolist()
+    unique = set(listed)
+    if len(unique) < len(listed):
+        seen: set[str] = set()
+        twice = next(x for x in listed if x in seen or seen.add(x))  # type: ignore[func-returns-value]
+        places = np.flatnonzero(ids == twice)
+        raise InputError(
+            f"{name}: {twice!r} stands at positions {places[0]} and {places[1]} "
+            f"({len(listed) - len(unique)} ids too many). Ids must be unique: a search answers with them."
+        )
+    for reserved in ("", NO_MATCH):
+        if reserved in unique:
+            raise InputError(
+                f"{name}: {reserved!r} at position {listed.index(reserved)} cannot be an id; it is how a search says "
+                "that it found nothing."
+            )
+    return ids
+
+
+def read_new_labels(values: Any, name: str, count: int) -> np.ndarray | None:
+    """Return labels as (n,) unicode, or None for None; InputError where there is not one for each of `count` items."""
+    if values is None:
+        return None
+    labels = read_labels(values, name).astype(str)
+    if len(labels) != count:
+        raise InputError(f"{name} has {len(labels)} values but there are {count} embeddings.")
+    return labels

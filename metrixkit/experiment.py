@@ -90,6 +90,8 @@ def finish(job: Job, folder: RunFolder, progress: Progress, run_log: RunLog, sec
         "selected_epoch": progress.best_epoch if kind == "best" else progress.epoch,
         "before": progress.before,
         "last": last,
+        "task": job.config["task"],
+        "headline": job.headline,
         "data": job.data,
         "protocol": job.protocol,
         "split": job.split,

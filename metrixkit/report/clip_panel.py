@@ -41,7 +41,7 @@ class ClipAnswer:
 def clip_panel(
     path: str | os.PathLike[str], answers: Sequence[ClipAnswer], load: Callable[[str], np.ndarray], how: str
 ) -> Path:
-    """Draw texts beside the clips they find, each clip as a strip of its frames; the text's own clip has a solid border.
+    """Draw texts beside the clips they find, each as a strip of its frames; a text's own clip has a solid border.
 
     Args:
         path: A ``.png`` to write; its folder is made.

@@ -12,7 +12,7 @@ from metrixkit.errors import InputError
 from metrixkit.report.curves import training_curves
 from metrixkit.report.markup import DRAWING, PHOTOGRAPHS, contents, document, picture, safe, section, table, write_text
 from metrixkit.report.meanings import GEOMETRY, TOGETHER, exact, in_words
-from metrixkit.report.sentence import Interval, headline, numbers, plain_sentence, read_interval, verdict
+from metrixkit.report.sentence import Interval, headline, is_retrieval, numbers, plain_sentence, read_interval, verdict
 from metrixkit.report.text import format_value
 
 # In this order; whatever else lies in the folder follows. Pictures say themselves what they show; those of runs of
@@ -111,6 +111,7 @@ def _results(results: Mapping[str, Any], within: Interval | None) -> str:
     given = results.get("definitions")
     given = given if isinstance(given, Mapping) else {}
     definitions, shared = exact(names, given)
+    plain = is_retrieval(results)  # the plain words speak of pictures and classes
     head = "".join(f'<th class="number">{safe(title)}</th>' for title, _ in filled)
     lines = [f"<tr><th>metric</th>{head}<th>what it says</th></tr>"]
     for name in names:
@@ -119,7 +120,7 @@ def _results(results: Mapping[str, Any], within: Interval | None) -> str:
             f"{safe(format_value(name, found[name]) if name in found else '–')}</td>"
             for title, found in filled
         )
-        words, precise = in_words(name), definitions[name]
+        words, precise = in_words(name) if plain else "", definitions[name]
         meaning = safe(words) + (f'<span class="exact">{safe(precise)}</span>' if precise else "")
         lines.append(f'<tr><td class="name">{safe(name)}</td>{cells}<td class="meaning">{meaning}</td></tr>')
     below = [
@@ -134,7 +135,7 @@ def _results(results: Mapping[str, Any], within: Interval | None) -> str:
 
 
 def _interval_line(results: Mapping[str, Any], within: Interval | None) -> str:
-    name = headline(numbers(results, "metrics"))
+    name = headline(results)
     if name is None or within is None:
         return ""
     low, high = (format_value(name, value) for value in within)

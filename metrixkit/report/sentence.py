@@ -17,9 +17,19 @@ LEVEL, RESAMPLES = 0.95, 10_000
 Interval = tuple[float, float]
 
 
-def headline(metrics: Mapping[str, float]) -> str | None:
-    """Return the name of the metric that a run is judged by: its first recall@1, else its first metric."""
+def headline(results: Mapping[str, Any]) -> str | None:
+    """Return the name of the metric that a result file is judged by: of retrieval its first recall@1, of other tasks
+    the one that it names, else its first metric.
+    """
+    metrics = numbers(results, "metrics")
+    if not is_retrieval(results) and results.get("headline") in metrics:
+        return str(results["headline"])
     return next((name for name in metrics if name.endswith("recall@1")), next(iter(metrics), None))
+
+
+def is_retrieval(results: Mapping[str, Any]) -> bool:
+    """Return whether a result file is of image retrieval, as all were that do not name their task."""
+    return results.get("task") in (None, "retrieval")
 
 
 def numbers(results: Mapping[str, Any], key: str) -> dict[str, float]:
@@ -71,7 +81,7 @@ def plain_sentence(results: Mapping[str, Any], within: Interval | None) -> str:
         within: Interval of its headline.
     """
     metrics, before = numbers(results, "metrics"), numbers(results, "before")
-    name = headline(metrics)
+    name = headline(results)
     if name is None:
         return ""
     value, was = metrics[name], before.get(name)
@@ -119,7 +129,7 @@ def verdict(results: Mapping[str, Any]) -> tuple[str, bool] | None:
     good news; None where there is no metric.
     """
     chosen, before = numbers(results, "metrics"), numbers(results, "before")
-    name = headline(chosen)
+    name = headline(results)
     if name is None:
         return None
     value = format_value(name, chosen[name])
@@ -140,7 +150,7 @@ def read_interval(results: Mapping[str, Any], predictions: Path) -> Interval | N
     Raises:
         InputError: The predictions are there and cannot be read.
     """
-    name = headline(numbers(results, "metrics"))
+    name = headline(results)
     try:
         return None if name is None else interval(name, results, predictions)
     except InputError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-PLAIN = ("utilization", "uniformity", "alignment", "loss", "median_rank", "mean_rank", "rsum")  # not shares: no percent
+PLAIN = ("utilization", "uniformity", "alignment", "loss", "median_rank", "mean_rank", "rsum", "mae", "pearson")  # not shares: no percent
 
 
 def is_share(name: str) -> bool:

@@ -253,3 +253,12 @@ def test_table_for_the_screen():
         "uniformity   -2.345   before -2.100, -0.245",
     ]
     assert format_table({}) == ""
+
+
+def test_other_tasks_are_judged_by_the_metric_that_they_name(tmp_path):
+    results = {"task": "recommendation", "headline": "ndcg@10", "metrics": {"item_recall@1": 0.1, "ndcg@10": 0.25}}
+    (tmp_path / "results.json").write_text(json.dumps({**results, "before": {"item_recall@1": 0.2, "ndcg@10": 0.05}}))
+    page = write_report(tmp_path).read_text()
+    assert "ndcg@10 is 25.0 %; before training it was 5.0 %." in page
+    assert "Training lost" not in page
+    assert "pictures of the class" not in page

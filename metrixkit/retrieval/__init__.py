@@ -7,8 +7,8 @@ from metrixkit.retrieval.evaluation import Evaluation, evaluate
 from metrixkit.retrieval.fill import fuse
 from metrixkit.retrieval.geometry import alignment, uniformity, utilization
 from metrixkit.retrieval.index import RetrievalIndex, choose_factory, sweep
-from metrixkit.retrieval.near_duplicates import NearDuplicates, near_duplicates
 from metrixkit.retrieval.masks import Mask, draw_mask, rate_masks, read_masks, subset_masks, write_masks
+from metrixkit.retrieval.near_duplicates import NearDuplicates, near_duplicates
 from metrixkit.retrieval.nearest import neighbours
 from metrixkit.retrieval.openset import OpenSet, open_set
 from metrixkit.retrieval.outcomes import classification_outcome, regression_outcome

@@ -9,8 +9,8 @@ from metrixkit.errors import InputError
 from metrixkit.retrieval.index.factory import PER_LIST, Factory, lists_for
 
 LATENCY_MS = 100.0  # budget of one query where none is named
-# Bytes one thread scans in a millisecond, as orders of magnitude: float32 rows stream from memory; 8-bit codes cost
-# arithmetic; 4-bit codes are looked up in registers.
+# Bytes one thread scans in a millisecond, cautious orders of magnitude (a server core did three times as much). float32
+# rows stream from memory; 8-bit codes cost arithmetic; 4-bit codes are looked up in registers.
 _SPEED = {"Flat": 8e6, "SQ8": 2e6, "fast": 4e6}
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}

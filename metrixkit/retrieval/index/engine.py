@@ -19,6 +19,8 @@ from metrixkit.retrieval.index.library import faiss_library
 from metrixkit.retrieval.index.selection import allowed_only, merged, passing
 
 SCAN = 2**16  # vectors given back at a time
+BATCH = 20  # queries from which a matrix product beats faiss passing over vectors one by one
+GPU_MOST = 2048  # neighbours a GPU search can give
 
 
 def reason(error: Exception) -> str:
@@ -170,13 +172,15 @@ class Engine:
         if allowed is None:
             return self._raw(queries, k, None)
         chosen = np.flatnonzero(allowed)
-        if len(chosen) <= max(4 * k, self.count // 1000):
+        looks_at_all = not (self.factory.lists or self.factory.graph)
+        if len(chosen) <= max(4 * k, self.count // 1000) or (looks_at_all and len(queries) >= BATCH):
             return self._scan(queries, k, chosen)
         if self.factory.filters and self.gpu is None:
             bits = np.packbits(allowed, bitorder="little")
             scores, found = self._raw(queries, k, self._faiss.IDSelectorBitmap(bits))
         else:
-            wide = min(self.count, k + int(np.ceil(1.5 * k * self.count / len(chosen))))
+            wide = k + int(np.ceil(1.5 * k * self.count / len(chosen)))
+            wide = max(k, min(wide, self.count, self.count if self.gpu is None else GPU_MOST))
             scores, found = allowed_only(*self._raw(queries, wide, None), allowed, k)
         short = np.flatnonzero((found < 0).any(axis=1))
         if len(short):
@@ -262,7 +266,7 @@ class Engine:
 
     def _raw(self, queries: np.ndarray, k: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
         if selector is None:
-            scores, found = self._searcher().search(queries, k)
+            scores, found = (self._searcher() if k <= GPU_MOST else self.index).search(queries, k)
         else:
             kept: list[Any] = []  # faiss holds plain pointers to what is nested
             scores, found = self.index.search(queries, k, params=passing(self.index, selector, kept))

@@ -43,9 +43,11 @@ def train(index: Any, factory: Factory, sample: np.ndarray, seed: int) -> None:
         rotation.pq = books
         clusterings.append(books.cp)
     for clustering in clusterings:
-        # The rows are a sample already, and too few of them are warned of above: faiss would draw again, and print.
+        # Too few rows are warned of above; faiss would print.
         clustering.seed, clustering.min_points_per_centroid = seed, 1
-        clustering.max_points_per_centroid = max(256, len(sample))
+    if factory.lists:
+        # The rows are a sample already. (Code books go on drawing 256 a centre from it: more gain nothing.)
+        inner.cp.max_points_per_centroid = max(256, len(sample))
     index.train(sample)
     if rotation is not None:
         rotation.pq = None  # it points to `books`, which goes with this call

@@ -15,7 +15,7 @@ from metrixkit.retrieval.index import files, vectors
 from metrixkit.retrieval.index.choice import choose_factory
 from metrixkit.retrieval.index.engine import Engine
 from metrixkit.retrieval.index.factory import parse_factory
-from metrixkit.retrieval.index.table import NO_MATCH, Filter, Table, read_new_ids, read_new_labels
+from metrixkit.retrieval.index.table import NO_MATCH, Filter, Table, check_count, read_new_ids, read_new_labels
 from metrixkit.retrieval.index.threshold import Threshold, threshold_from_scores, validation_scores
 from metrixkit.retrieval.rows import check_distance
 
@@ -76,7 +76,7 @@ class RetrievalIndex:
         check_distance(metric)
         names = read_new_ids(ids, "ids")
         rows = vectors.read_rows(embeddings, "embeddings", metric, names)
-        names = read_new_ids(names, "ids", rows.count) if len(names) != rows.count else names
+        check_count(names, rows.count, "ids")
         kept_labels = read_new_labels(labels, "labels", rows.count)
         if factory == "auto":
             factory = choose_factory(rows.count, rows.dim, memory_budget, latency_budget_ms).factory
@@ -392,11 +392,12 @@ class RetrievalIndex:
         self._same_model(fingerprint, verb)
         names = read_new_ids(ids, f"{verb}: ids")
         rows = vectors.read_rows(embeddings, f"{verb}: embeddings", self.metric, names, self.dim)
+        check_count(names, rows.count, f"{verb}: ids")
         kept = read_new_labels(labels, f"{verb}: labels", rows.count)
         if (kept is None) != (self._table.all_labels is None):
             have = "has labels; give labels=" if kept is None else "has no labels; leave labels out"
             raise InputError(f"{verb}: the index {have}.")
-        return rows, read_new_ids(names, f"{verb}: ids", rows.count), kept
+        return rows, names, kept
 
     def _append(self, rows: Any, names: np.ndarray, labels: np.ndarray | None) -> None:
         for block in vectors.blocks(rows):

@@ -11,7 +11,7 @@ from metrixkit.errors import InputError, did_you_mean
 from metrixkit.retrieval.setting import read_labels
 
 NO_MATCH = "no match"  # what match() answers where no item is near enough
-Filter = Sequence[str] | np.ndarray | Callable[[str], bool]
+Filter = Iterable[str] | np.ndarray | Callable[[str], bool]
 
 
 class Table:
@@ -170,14 +170,14 @@ def read_new_ids(values: Any, name: str, count: int | None = None) -> np.ndarray
     Args:
         values: (n,) integers or strings of any origin, or one string.
         name: What the caller calls them, for messages.
-        count: How many are expected, or None.
+        count: How many are expected, or None where that shows later.
 
     Raises:
         InputError: Not one value an item, missing, empty, reserved ("no match"), or there twice.
     """
     ids = read_labels([values] if isinstance(values, str) else values, name).astype(str)
-    if count is not None and len(ids) != count:
-        raise InputError(f"{name} has {len(ids)} values but there are {count} embeddings; each needs exactly one id.")
+    if count is not None:
+        check_count(ids, count, name)
     listed = ids.tolist()
     unique = set(listed)
     if len(unique) < len(listed):
@@ -197,11 +197,16 @@ def read_new_ids(values: Any, name: str, count: int | None = None) -> np.ndarray
     return ids
 
 
+def check_count(values: np.ndarray, count: int, name: str) -> None:
+    """Raise InputError unless there is one value for each of `count` embeddings."""
+    if len(values) != count:
+        raise InputError(f"{name} has {len(values)} values but there are {count} embeddings; each needs exactly one.")
+
+
 def read_new_labels(values: Any, name: str, count: int) -> np.ndarray | None:
     """Return labels as (n,) unicode, or None for None; InputError where there is not one for each of `count` items."""
     if values is None:
         return None
     labels = read_labels(values, name).astype(str)
-    if len(labels) != count:
-        raise InputError(f"{name} has {len(labels)} values but there are {count} embeddings.")
+    check_count(labels, count, name)
     return labels

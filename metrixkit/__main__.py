@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": "evaluate a run, a model, or anybody's embeddings",
     "embed": "write embeddings of images",
     "index": "build, search and tend an index of embeddings",
+    "robustness": "what a model is worth where modalities are missing",
     "compare": "tables over many runs",
     "data": "list and check data sets",
 }

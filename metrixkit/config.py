@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -20,6 +20,7 @@ from metrixkit.data import DATASETS, SAMPLERS
 from metrixkit.data.transforms import Transform
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.families import lookup
+from metrixkit.input_settings import FrameSettings, LoaderSettings
 from metrixkit.losses import LOSSES
 from metrixkit.methods import METHODS
 from metrixkit.models import MODELS
@@ -54,43 +55,11 @@ FAMILIES: dict[str, Family] = {
 
 
 @dataclass
-class LoaderSettings:
-    """How images come from disk.
-
-    Attributes:
-        workers: Processes that decode; null takes the cores less one, at most 8, and none on one or two cores.
-        cache: Folder for resized images, or null for none.
-        cache_short_side: Short side of the cached images in pixels; null takes what suits the image size
-            (384 at 224).
-    """
-
-    workers: int | None = None
-    cache: str | None = None
-    cache_short_side: int | None = None
-
-
-@dataclass
-class FrameSettings:
-    """How clips are read, with task=crossmodal.
-
-    Attributes:
-        fps: Frames a second.
-        max_frames: The most frames of a clip.
-        sampling: Which are taken where there are more.
-        size: Side of the frames in pixels; null takes the model's.
-        cache: Folder for decoded frames, or null for none.
-    """
-
-    fps: float = 1.0
-    max_frames: int = 12
-    sampling: Literal["uniform", "head", "tail", "segments"] = "uniform"
-    size: int | None = None
-    cache: str | None = None
-
-
-@dataclass
 class Experiment:
-    """The keys at the top of a config; family nodes are described by ``FAMILIES``, `evaluation` by the task."""
+    """The keys at the top of a config; family nodes are described by ``FAMILIES``, `evaluation` by the task.
+
+    `frames` stands where the task reads clips only.
+    """
 
     seed: int = 0
     task: str = "retrieval"
@@ -194,6 +163,10 @@ def resolve(raw: Mapping[str, Any]) -> dict[str, Any]:
             )
     config: dict[str, Any] = {}
     for key, setting in fixed.items():
+        if key == "frames" and not _reads_frames(raw):
+            if raw.get(key) is not None:
+                raise InputError(f"frames does not apply: task {raw.get('task')!r} reads no clips. Remove it.")
+            continue
         kind = _section(raw, key)
         default = setting.default if kind is setting.annotation else kind()
         config[key] = check_value(raw[key], kind, key) if raw.get(key) is not None else plain(default)
@@ -230,6 +203,11 @@ def _section(config: Mapping[str, Any], key: str) -> Any:
 def _settings_type(task: type) -> Any:
     """Return what the section `evaluation` holds for a task; a task of one's own may leave it to retrieval's."""
     return getattr(task, "settings_type", EvaluationSettings)
+
+
+def _reads_frames(config: Mapping[str, Any]) -> bool:
+    """Return whether the task of a config reads clips, so that the section `frames` belongs to it."""
+    return bool(getattr(lookup(str(config.get("task") or "retrieval"), TASKS, "task"), "reads_frames", False))
 
 
 def build(config: Mapping[str, Any], key: str, **provided: Any) -> Any:

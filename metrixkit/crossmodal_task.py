@@ -78,16 +78,19 @@ class CrossModalTask:
         modality: Which modality is the video side.
         settings: Protocol and metrics.
         read: How the cells of that modality are read; None is by kind.
+        max_length: Longer sequences of features are thinned to it, evenly; None keeps them.
         workers: Processes that read.
         autocast: Context of the forward calls.
     """
 
     settings_type: ClassVar[type] = CrossModalSettings
+    reads_frames: ClassVar[bool] = True
 
     manifest: PairManifest
     modality: str
     settings: CrossModalSettings
     read: Read | None = None
+    max_length: int | None = None
     workers: int = 0
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
@@ -157,22 +160,17 @@ class CrossModalTask:
     def _videos(self, model: nn.Module, part: PairManifest, rows: list[int], title: str) -> Tensor:
         some = replace(part, items=part.items.iloc[rows], texts=part.texts.iloc[:0])
         read = None if self.read is None else {self.modality: self.read}
-        loader = pair_loader(
-            PairItems(some, "items", read, [self.modality]),
-            self.settings.batch_size,
-            min(self.workers, len(rows) // 256),
-        )
+        items = PairItems(some, "items", read, [self.modality])
+        workers = min(self.workers, len(rows) // 256)
+        loader = pair_loader(items, self.settings.batch_size, workers, self.max_length)
         device = next(model.parameters()).device
         quiet = rank() != 0 or not sys.stderr.isatty()
         found = []
         for batch in tqdm(loader, desc=title, disable=quiet, leave=False, dynamic_ncols=True):
-            batch = batch.to(device)
+            given = batch.to(device).modalities
             with self.autocast():
-                found.append(
-                    model.embed_video(
-                        batch.modalities[self.modality], batch.modalities[f"{self.modality}_mask"]
-                    ).float()  # type: ignore[operator]
-                )
+                vectors = model.embed_video(given[self.modality], given[f"{self.modality}_mask"])  # type: ignore[operator]
+            found.append(vectors.float())
         return torch.cat(found)
 
     @torch.no_grad()

@@ -3,7 +3,9 @@
 MODEL is a run folder, an exported model's folder, or a hub name. SOURCE is a folder of images (all below it), image
 files, or a data set: ``data=cub [data.key=value ...]``. DIR gets ``embeddings.npy`` (N, d float32) and ``table.csv``
 (row i tells of row i: id, path, label, split), the pair that ``metrixkit evaluate --embeddings --table`` takes; with
---parquet also ``embeddings.parquet`` (id, label, path, split, vector), as vector databases read it.
+--parquet also ``embeddings.parquet`` (id, label, path, split, vector), as vector databases read it. Of a model of
+several modalities SOURCE is a table with a column ``id`` and one for each modality, blank where it is missing; the
+column ``used`` says what each embedding rests on.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import sys
 
 from metrixkit._doors import guarded
+from metrixkit.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +31,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         from metrixkit.embedding import embed_to_folder
+        from metrixkit.embedding_parts import embed_table, is_multimodal
 
+        if is_multimodal(options.model):
+            if len(options.source) > 1 or options.parquet:
+                raise InputError("of a model of several modalities, embed takes one table and no --parquet.")
+            count, dim = embed_table(options.model, options.source[0], options.out, options.batch_size)
+            print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv")
+            return 0
         count, dim = embed_to_folder(options.model, options.source, options.out, options.batch_size, options.parquet)
         more = f", {options.out}/embeddings.parquet" if options.parquet else ""
         print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv{more}")

@@ -121,6 +121,11 @@ def load_model(where: str | Path, device: str | torch.device | None = None) -> E
     return EmbeddingModel(encoder, config["transform"], device)
 
 
+def kind_of_model(where: str | Path) -> str:
+    """Return "image", "video_text" or "clip_video_text"; arguments and errors as :func:`load_model`."""
+    return str(read_config(_find(where), ALL_KINDS)["kind"])
+
+
 def load_image_model(where: str | Path, device: str | torch.device | None = None) -> EmbeddingModel:
     """Return the model of images at `where`; arguments as :func:`load_model`.
 

@@ -4,7 +4,11 @@
 ``python -m metrixkit.evaluate MODEL data=cub [key=value ...]``: an exported model or a hub name, on any data set.
 ``python -m metrixkit.evaluate --embeddings E.npy --table T.csv``: embeddings made elsewhere; row i of the table tells
 of row i of the array, in columns ``label`` and, where there are, ``id`` and ``split`` (query, gallery).
-``--group-by``, ``--verify``, ``--rerank``, ``--index`` and ``--factory`` go with each of the three.
+``python -m metrixkit.evaluate --text T.npy --video V.npy --pairs P.csv`` (or ``--similarity S.npy``, texts x videos):
+retrieval between texts and videos in both directions; P.csv tells in its column ``video`` which video row i of T
+belongs to, or with a column ``text`` which text the row tells of. Without --pairs the i-th belong together.
+``--group-by``, ``--verify``, ``--rerank``, ``--index`` and ``--factory`` go with images, ``--group-by video`` and
+``--compat`` with texts and videos, whether a model made them or somebody.
 """
 
 from __future__ import annotations
@@ -36,25 +40,45 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--index", metavar="DIR", help="also ask this index: recall through faiss, latency of a query")
     parser.add_argument("--factory", metavar="KIND", help="the same with an index built of the gallery (IVF256,SQ8)")
+    parser.add_argument("--text", metavar="T.npy", help="(T, d) array of embeddings of texts")
+    parser.add_argument("--video", metavar="V.npy", help="(V, d) array of embeddings of videos")
+    parser.add_argument("--similarity", metavar="S.npy", help="(T, V) scores instead of embeddings")
+    parser.add_argument("--pairs", metavar="P.csv", help="the video of each text: columns video and perhaps text")
+    parser.add_argument(
+        "--text-ids", metavar="FILE", help="ids of the texts; default T.txt or T.csv beside, or numbers"
+    )
+    parser.add_argument("--video-ids", metavar="FILE", help="ids of the videos, likewise")
+    parser.add_argument("--protocol", metavar="NAME", help="published test set whose counts are enforced, such as 1k-A")
+    parser.add_argument("--compat", metavar="NAME", help="clip4clip: count as that repository does")
     parser.add_argument("--out", metavar="FILE.json", help="also write the result there")
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:
         from metrixkit import judge
+        from metrixkit.errors import InputError
         from metrixkit.extras import Extras
+        from metrixkit.judge_pairs import pair_embeddings
+        from metrixkit.pair_files import PairFiles
         from metrixkit.report import format_table
         from metrixkit.report.roc import roc_curve
         from metrixkit.training.run import write_json
 
         rerank = tuple(filter(None, options.rerank.split(",")))
         extras = Extras(options.group_by, options.verify, rerank, options.index, options.factory)
-        if options.embeddings or options.table:
-            overrides = [*([options.where] if options.where else []), *options.overrides]
+        files = PairFiles(
+            options.text, options.video, options.similarity, options.pairs, options.text_ids, options.video_ids
+        )
+        overrides = [*([options.where] if options.where else []), *options.overrides]
+        if files != PairFiles():
+            result = pair_embeddings(files, overrides, options.protocol, options.compat, options.group_by)
+        elif options.protocol or (options.compat and (options.embeddings or options.table)):
+            raise InputError("--protocol goes with --text and --video or --similarity, --compat with these or a model.")
+        elif options.embeddings or options.table:
             result = judge.embeddings(
                 options.embeddings, options.table, options.label, options.split, overrides, extras
             )
         else:
-            result = judge.model(options.where, options.split, options.overrides, extras)
+            result = judge.model(options.where, options.split, options.overrides, extras, options.compat)
         said, tables, picture = (result.pop(key) for key in ("said", "tables", "picture"))
         # Operating points stand in tables of their own, with their thresholds.
         ranked = {n: v for n, v in result["metrics"].items() if not n.startswith(("verify/", "open_set/"))}

@@ -3,13 +3,14 @@
   build MODEL SOURCE... --out DIR    embed images and index them; or --embeddings E.npy --table T.csv
   add DIR SOURCE...                  embed further images with the index's model; or --embeddings
   remove DIR --ids A,B               take items out
-  search DIR QUERY...                nearest items of images or folders; or --embeddings
+  search DIR QUERY...                nearest items of images or folders; or --text, --video, or --embeddings
   info DIR                           everything the index knows of itself
   threshold DIR --embeddings ...     set the score below which the answer is "no match"
   tune DIR                           kinds of index measured on its vectors; or --embeddings
   duplicates RUN                     near-duplicates and doubtful labels of a data set; or --embeddings
 
-MODEL is a run folder, a model folder or a hub name; SOURCE a folder, image files, or data=NAME with data.key=value.
+MODEL is a run folder, a model folder or a hub name; SOURCE a folder, image files, or data=NAME with data.key=value. A
+model of texts and videos indexes videos instead of images, and is searched by --text "..." and --video FILE.
 Each change is a new version of DIR that appears whole; the version before stays. ``VERB --help`` tells more.
 """
 
@@ -75,6 +76,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("--compact", action="store_true", help="rebuild it without what is only marked as removed")
     if verb == "search":
         add("query", nargs="*", metavar="QUERY", help="images and folders of images")
+        add("--text", action="append", metavar="TEXT", help="a text to search with, for models of texts and videos")
+        add("--video", action="append", metavar="FILE", help="a video to search with, likewise; both may be repeated")
         add("-k", type=int, default=10, help="results of each query at most (default 10)")
         add("--threshold", metavar="SCORE", help="leave out results below it; default the index's own, none for none")
         add("--out", metavar="FILE", help="also write .csv or .json")

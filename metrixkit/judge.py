@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import yaml
 from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
 from metrixkit.data.tables import column, read_table
-from metrixkit.embedder import load_image_model
+from metrixkit.embedder import load_model
 from metrixkit.errors import InputError
 from metrixkit.extras import Added, Extras, added
 from metrixkit.inference import default_device
 from metrixkit.jobs.images import make_decode, read_data
+from metrixkit.judge_pairs import pair_model
+from metrixkit.pair_embedder import PairEmbeddingModel
 from metrixkit.retrieval import Evaluation
 from metrixkit.tasks import Embedded, Retrieval, judge
 from metrixkit.through_index import one_by_one
@@ -28,7 +31,11 @@ SECTIONS = ("seed", "data", "loader", "evaluation")
 
 
 def model(
-    where: str | None, split: str | None, overrides: Sequence[str], extras: Extras = NOTHING_MORE
+    where: str | None,
+    split: str | None,
+    overrides: Sequence[str],
+    extras: Extras = NOTHING_MORE,
+    compat: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a saved model.
 
@@ -36,7 +43,8 @@ def model(
         where: A run folder, an exported model's folder, or a hub name.
         split: Split of the data set; None for the test split.
         overrides: ``key=value``; for a run they change its own settings, else they must name the data.
-        extras: What to add.
+        extras: What to add; of a model of texts and videos only `group_by`.
+        compat: "clip4clip" for a model of texts and videos, or None.
 
     Returns:
         As :func:`embeddings`.
@@ -46,7 +54,7 @@ def model(
     """
     if where is None or "=" in where:
         raise InputError("which model? Give a run folder, a model folder or a hub name; or --embeddings and --table.")
-    embedder = load_image_model(where, default_device())
+    embedder = load_model(where, default_device())
     saved = Path(where) / "config.yaml"
     raw: dict[str, Any] = {}
     if saved.exists():
@@ -58,6 +66,12 @@ def model(
         raise InputError(
             "on which data? Add data=NAME (or data.name=NAME data.root=FOLDER); `metrixkit data list` names them."
         )
+    if isinstance(embedder, PairEmbeddingModel):
+        if replace(extras, group_by=None) != NOTHING_MORE:
+            raise InputError("--verify, --rerank, --index and --factory belong to models of images.")
+        return pair_model(embedder, where, raw, split, compat, extras.group_by)
+    if compat is not None:
+        raise InputError("--compat belongs to texts and videos; the model at hand is one of images.")
     config = configs.resolve_sections(raw, SECTIONS)
     manifest = read_data(config)
     extras.check_columns(manifest.items.columns)

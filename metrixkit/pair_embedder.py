@@ -111,7 +111,7 @@ class PairEmbeddingModel:
         rows = [torch.empty(0, self.embedding_dim)]
         for start in _steps(len(items), batch_size):
             clips = [self._clip(item, i) for i, item in enumerate(items[start : start + batch_size], start)]
-            padded, mask = pad_features(clips)
+            padded, mask = pad_features(clips, self.frames_config["max_frames"])
             with torch.inference_mode():
                 rows.append(self.model.embed_video(padded.to(self.device), mask.to(self.device)).float().cpu())
         return torch.cat(rows)

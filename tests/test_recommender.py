@@ -135,3 +135,16 @@ def test_settings_that_do_not_fit(ratings):
     with pytest.raises(InputError, match="0 <= x < 1"):
         hold_out(split, 1.0, 0)
     assert "with task=recommendation" in configs.help_text()
+
+
+def test_ratings_are_no_images_and_the_reverse(ratings, tmp_path, capsys):
+    from metrixkit.train import main
+
+    config = tmp_path / "rec.yaml"
+    config.write_text(CONFIG.format(path=ratings))
+    assert (
+        main(["configs/glyphs_metrix.yaml", "data=ratings", f"data.path={ratings}", "--run", str(tmp_path / "a")]) == 2
+    )
+    assert "holds no labelled images" in capsys.readouterr().err
+    assert main([str(config), "data=glyphs", "--run", str(tmp_path / "b")]) == 2
+    assert "task=recommendation needs data=ratings" in capsys.readouterr().err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from PIL import Image
 from metrixkit.data.drawn import drawn_once
 from metrixkit.data.omniglot import Omniglot
 from metrixkit.data.pair_manifest import PairManifest
+from metrixkit.data.roots import Source
 from metrixkit.errors import InputError
 
 # Raise it when the conversion changes: caches of older versions are then left alone.
@@ -36,7 +39,13 @@ class OmniglotStrokes:
         points: Points of a trajectory, L, 8 to 512.
     """
 
-    source = Omniglot.source
+    source: ClassVar[Source] = replace(
+        Omniglot.source,
+        title="Omniglot with strokes",
+        markers=tuple(name.replace("images_", "strokes_") for name in Omniglot.source.markers),
+        origin=Omniglot.source.origin.replace(")", ", and their strokes_*.zip)"),
+        card="datasets/omniglot_strokes.md",
+    )
 
     def __init__(
         self,
@@ -63,8 +72,8 @@ class OmniglotStrokes:
         strokes = manifest.relations.get("strokes")
         if strokes is None or strokes.empty:
             raise InputError(
-                f"omniglot_strokes: no strokes_*.zip lies in {manifest.root} beside the images; they come from the same "
-                "place."
+                f"omniglot_strokes: no strokes_*.zip lies in {manifest.root} beside the images; they come from the "
+                "same place."
             )
         items = manifest.items
         paths = dict(zip(strokes["id"], strokes["path"], strict=True))

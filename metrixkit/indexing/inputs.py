@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.data.tables import column, read_table
-from metrixkit.embedder import EmbeddingModel, load_image_model
+from metrixkit.embedder import EmbeddingModel, load_model
 from metrixkit.embedding import read_source
 from metrixkit.errors import InputError
 from metrixkit.indexing.shards import own_device
 from metrixkit.inference import embed_items
 from metrixkit.judge import read_array
+from metrixkit.pair_embedder import PairEmbeddingModel
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ def from_images(source: Sequence[str], model: EmbeddingModel, where: str, batch_
     return Given(items, vectors, model.fingerprint, where)
 
 
-def open_model(where: str | None, remembered: str | None, folder: str) -> tuple[EmbeddingModel, str]:
+def open_model(
+    where: str | None, remembered: str | None, folder: str
+) -> tuple[EmbeddingModel | PairEmbeddingModel, str]:
     """Load the model named on the command line, or else the one an index was built with.
 
     Raises:
@@ -110,7 +113,7 @@ def open_model(where: str | None, remembered: str | None, folder: str) -> tuple[
     if name is None:
         raise InputError(f"{folder} does not know its model; name it by --model RUN, or give --embeddings.")
     try:
-        return load_image_model(name, own_device()), name
+        return load_model(name, own_device()), name
     except InputError as error:
         if where is not None:
             raise

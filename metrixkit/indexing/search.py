@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.data.decode import decode
+from metrixkit.data.frame_times import parse_segment
+from metrixkit.data.frames import VIDEO_SUFFIXES, read_frames
 from metrixkit.errors import InputError
 from metrixkit.indexing.inputs import Given, refuse_other_model
 from metrixkit.indexing.items import read_items
@@ -128,6 +130,14 @@ def write_answers(answers: Sequence[Answer], out: str | Path) -> Path:
     return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def _picture(path: str) -> np.ndarray:
+    """Return an (H, W, 3) uint8 image, or the first frame of a video or of a row of an array."""
+    video = parse_segment(path).path.lower().endswith(VIDEO_SUFFIXES) or ".npy#" in path.lower()
+    image = read_frames(path, count=1).frames[0] if video else decode(path)
+    found: np.ndarray = image.permute(1, 2, 0).numpy()
+    return found
+
+
 def draw_answers(answers: Sequence[Answer], out: str | Path, threshold: float | None) -> tuple[Path, list[str]]:
     """Draw the first queries and their results; images are read from where they lay when they were indexed.
 
@@ -144,7 +154,7 @@ def draw_answers(answers: Sequence[Answer], out: str | Path, threshold: float | 
         for path in (answer.path, *answer.paths[:RESULTS]):
             if path and path not in pictures and path not in missing:
                 try:
-                    pictures[path] = decode(path).permute(1, 2, 0).numpy()
+                    pictures[path] = _picture(path)
                 except InputError:
                     missing.append(path)
         there = [path if path in pictures else "" for path in answer.paths]

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from metrixkit.embedder import kind_of_model, load_model
 from metrixkit.errors import InputError
 from metrixkit.indexing import build as builds
 from metrixkit.indexing import duplicates as copies
@@ -14,8 +15,14 @@ from metrixkit.indexing import tune as tuning
 from metrixkit.indexing.inputs import Given, from_files, from_images, open_model, refuse_other_model
 from metrixkit.indexing.items import read_items
 from metrixkit.indexing.kind import Kind
+from metrixkit.indexing.shards import own_device
+from metrixkit.indexing.videos import from_queries, from_videos
 from metrixkit.judge import read_array
+from metrixkit.models.pair_export import KINDS as PAIR_KINDS
+from metrixkit.pair_embedder import PairEmbeddingModel
 from metrixkit.retrieval.index import RetrievalIndex, store
+
+CLIPS = 32  # clips a forward call at most: a clip is many images
 
 
 def build(options: argparse.Namespace) -> list[str]:
@@ -26,6 +33,12 @@ def build(options: argparse.Namespace) -> list[str]:
             raise InputError(f"give either MODEL and SOURCE or --embeddings and --table, not both ({options.model}).")
         given = from_files(options.embeddings, options.table, options.label, labelled=False)
         index: RetrievalIndex | None = builds.build_from_embeddings(given, options.out, kind)
+    elif options.model and options.source and kind_of_model(options.model) in PAIR_KINDS:
+        builds.refuse_foreign(Path(options.out))
+        model = load_model(options.model, own_device())
+        assert isinstance(model, PairEmbeddingModel)  # by its kind
+        given = from_videos(options.source, model, options.model, min(options.batch_size, CLIPS))
+        index = builds.build_from_embeddings(given, options.out, kind)
     elif options.model and options.source:
         index = builds.build_from_images(options.model, options.source, options.out, kind, options.batch_size)
     else:
@@ -166,17 +179,26 @@ def duplicates(options: argparse.Namespace) -> list[str]:
 def _given(
     options: argparse.Namespace, source: list[str], labelled: bool, index: RetrievalIndex | None = None
 ) -> Given:
-    """Return the embeddings of the command line, or those of its images by the index's model."""
+    """Return the embeddings of the command line, or those of its images, texts or videos by the index's model."""
+    texts, videos = getattr(options, "text", None) or [], getattr(options, "video", None) or []
     if options.embeddings or options.table:
-        if source:
-            raise InputError(f"give either images or --embeddings, not both ({source[0]}).")
+        if source or texts or videos:
+            raise InputError(f"give either queries or --embeddings, not both ({[*source, *texts, *videos][0]}).")
         return from_files(options.embeddings, options.table, options.label, labelled)
-    if not source:
-        raise InputError("give images, folders of images, or --embeddings E.npy.")
+    if not source and not texts and not videos:
+        raise InputError("give images, folders of images, --text, --video, or --embeddings E.npy.")
     index = RetrievalIndex.load(options.folder) if index is None else index
     model, where = open_model(options.model, index.notes.get("model"), options.folder)
     # Before the images are embedded, not after it.
     refuse_other_model(index.model_fingerprint, model.fingerprint, options.folder)
+    if isinstance(model, PairEmbeddingModel):
+        if source and not hasattr(options, "text"):  # to be added
+            return from_videos(source, model, where, min(options.batch_size, CLIPS))
+        if source:
+            raise InputError(f"the model {where} embeds texts and videos: ask by --text or --video, not by images.")
+        return from_queries(texts, videos, model, where)
+    if texts or videos:
+        raise InputError(f"the model {where} embeds images; --text and --video need a model with towers for them.")
     return from_images(source, model, where, options.batch_size)
 
 

@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 
 def read_data(config: Mapping[str, Any]) -> Manifest:
     """Read the data set and hold out validation classes where the protocol asks for them."""
-    manifest: Manifest = configs.build(config, "data").read()
+    manifest = configs.build(config, "data").read()
+    if not isinstance(manifest, Manifest):
+        raise InputError(
+            f"data={config['data']['name']} holds no labelled images, and task=retrieval needs them. Pairs of captions "
+            "and videos are for task=crossmodal, ratings for task=recommendation."
+        )
     evaluation = configs.settings(config, "evaluation")
     if evaluation.protocol == "validation" and evaluation.validation > 0 and "train" in manifest.splits:
         manifest = with_validation(manifest, evaluation.validation, config["seed"])

@@ -16,9 +16,12 @@ from metrixkit.data.loader import default_workers
 from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
+from metrixkit.families import lookup
 from metrixkit.jobs.job import Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
-from metrixkit.missing_modalities import MissingModalities, describe, flat, pair_items, targets_of, use
+from metrixkit.missing_modalities import MissingModalities, flat
+from metrixkit.modality_data import describe, pair_items, targets_of, use
+from metrixkit.models import MODELS
 from metrixkit.models.modality_trunks import ModalityInput
 from metrixkit.models.multimodal import Multimodal, MultimodalInputs
 from metrixkit.report.robustness_plot import robustness_plot
@@ -151,8 +154,13 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Mo
     """Build everything a training run on several modalities needs.
 
     Raises:
-        InputError: Any part refuses its settings or its data; parts that do not belong together.
+        InputError: Any part refuses its settings or its data; parts that do not belong together; more than one process.
     """
+    if fabric.world_size > 1:
+        raise InputError(
+            "task=missing-modality trains in one process: its contrast is over the batch of one. Leave "
+            "training.devices at 1 and torchrun out."
+        )
     manifest = read_modalities(config)
     if "train" not in manifest.splits:
         raise InputError(f"data set {manifest.name!r} has no training split; it has {', '.join(manifest.splits)}.")
@@ -160,12 +168,12 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Mo
     part = manifest.part("train")
     targets, regression = targets_of(part, task.settings), task.settings.kind == "regression"
     classes, codes = np.unique(targets, return_inverse=True)
+    if lookup(config["model"]["name"], MODELS, "model") is not Multimodal:
+        raise InputError(f"task=missing-modality needs model=multimodal, not {config['model']['name']}.")
     examples = pair_items(part)
     torch.manual_seed(config["seed"])
     inputs = MultimodalInputs(look_at(examples, part), 1 if regression else 0)
     model = configs.build(config, "model", inputs=inputs)
-    if not isinstance(model, Multimodal):
-        raise InputError(f"task=missing-modality needs model=multimodal, not {config['model']['name']}.")
     seeds = {"num_classes": len(classes), "dim": model.embedding_dim, "seed": config["seed"]}
     loss = configs.build(config, "loss", **seeds)
     if (getattr(loss, "takes", "labels") == "values") != regression:

@@ -73,14 +73,12 @@ class PairJob:
 
     def introduction(self) -> list[str]:
         """Say what is trained on what."""
-        manifest, texts = self.manifest, self.manifest.text_counts()
+        manifest, texts, settings = self.manifest, self.manifest.text_counts(), self.config["model"]
         counts = ", ".join(f"{split} {n:,} with {texts[split]:,} captions" for split, n in manifest.counts().items())
         return [
             f"data: {self.data}, split {self.split} (items: {counts})"
             + (f"; {manifest.dropped} listed items dropped" if manifest.dropped else ""),
-            parameters_line(
-                self.method, self.config["model"].get("backbone", self.config["model"]["name"]), self.fabric
-            ),
+            parameters_line(self.method, settings.get("backbone", settings["name"]), self.fabric),
         ]
 
     def watch(self, epoch: int) -> dict[str, float]:
@@ -160,6 +158,7 @@ def make_pair_task(
         model.modality,
         configs.settings(config, "evaluation"),
         FrameReader(**frames, cache=config["frames"]["cache"]) if kind == "video" else None,
+        frames["max_frames"],
         workers,
         **({} if fabric is None else {"autocast": fabric.autocast}),
     )
@@ -238,7 +237,7 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Pa
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    loader: Any = pair_loader(items, sampler, task.workers, pin_memory=fabric.device.type == "cuda")
+    loader: Any = pair_loader(items, sampler, task.workers, task.max_length, fabric.device.type == "cuda")
     if takes_text_features(model):
         loader = _WithTextFeatures(loader, dict(zip(part.texts["id"], part.texts["features"], strict=True)))
     parts = loop_parts(

@@ -1,4 +1,4 @@
-"""Geometric multimodal contrast: every modality alone near all of them together; plain fusion, its baseline; DMM on both.
+"""Geometric multimodal contrast, every modality alone near all of them together; plain fusion; DMM on both.
 
 B items, M modalities, d dimensions.
 """
@@ -22,8 +22,8 @@ from metrixkit.seam import Batch, EpochPlan, Group, Needs, Output
 class GMC(nn.Module):
     """loss(joint) + weight * SUM over modalities of NT-Xent(joint, alone) (+ DMM on the inputs of each modality).
 
-    NT-Xent runs over the 2B embeddings of one modality and the joint branch: each row's counterpart is its positive, the
-    2B - 2 others are negatives. With DMM each modality's inputs are mixed in pairs, encoded alone, and asked by the
+    NT-Xent runs over the 2B embeddings of one modality and the joint branch: each row's counterpart is its positive,
+    the 2B - 2 others are negatives. With DMM each modality's inputs are mixed in pairs, encoded alone, and asked by the
     bidirectional hinge to lie nearer to their own item's clean joint embedding than to any other, by the margin
     m(lambda) * margin; averaged over modalities and added with its weight.
 

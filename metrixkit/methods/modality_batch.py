@@ -150,4 +150,3 @@ def task_loss(model: Multimodal, loss: nn.Module, joint: Tensor, labels: Tensor 
     if getattr(loss, "takes", "labels") == "values":
         return loss(model.predict(joint), labels)  # type: ignore[no-any-return]
     return loss(joint, labels)  # type: ignore[no-any-return]
-

@@ -197,13 +197,15 @@ def _clip(name: str, pretrained: bool) -> Any:
 def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
+    folder = Path(name)
+    wanted = "A local folder needs tokenizer.json, or vocab.json and merges.txt, beside config.json."
+    # Without these files transformers answers a tokenizer that knows no word, and says nothing.
+    if folder.is_dir() and not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise InputError(f"backbone {name!r}: no tokenizer. {wanted}")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # as above
-        raise InputError(
-            f"backbone {name!r}: no tokenizer ({type(error).__name__}: {error}). A local folder needs tokenizer.json, or "
-            "vocab.json and merges.txt, beside config.json."
-        ) from error
+        raise InputError(f"backbone {name!r}: no tokenizer ({type(error).__name__}: {error}). {wanted}") from error
     if tokenizer.pad_token is None:
         raise InputError(f"backbone {name!r}: its tokenizer has no padding token, so texts cannot form a batch.")
     return tokenizer

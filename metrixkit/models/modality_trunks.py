@@ -6,6 +6,7 @@ B items, T steps, C channels or dimensions, w the width of all answers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -44,7 +45,7 @@ class PictureTrunk(nn.Module):
         super().__init__()
         sizes = [channels, 16, 32, 64]
         layers: list[nn.Module] = []
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        for before, after in pairwise(sizes):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.ReLU()]
         self.maps = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(places))
         self.out = nn.Linear(64 * places * places, width)
@@ -76,9 +77,7 @@ class SequenceTrunk(nn.Module):
             self.out = nn.Linear(width, width)
             return
         sizes = [channels, 32, 64, 64]
-        self.steps = nn.ModuleList(
-            nn.Conv1d(before, after, 5, padding=2) for before, after in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.steps = nn.ModuleList(nn.Conv1d(before, after, 5, padding=2) for before, after in pairwise(sizes))
         self.out = nn.Linear(128, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

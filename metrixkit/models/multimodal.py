@@ -39,8 +39,8 @@ class MultimodalInputs:
 class Multimodal(nn.Module):
     """The network of Geometric Multimodal Contrastive learning, with small encoders in place of its own.
 
-    The joint branch encodes each modality, joins what it finds and maps it to width w; the branches of single modalities
-    do so one by one; one linear map, shared by all, and a normalisation end each of them.
+    The joint branch encodes each modality, joins what it finds and maps it to width w; the branches of single
+    modalities do so one by one; one linear map, shared by all, and a normalisation end each of them.
 
     Args:
         inputs: Given by the programme.
@@ -66,7 +66,7 @@ class Multimodal(nn.Module):
         super().__init__()
         forms, outputs = dict(inputs.forms), inputs.outputs
         if not forms or min(dim, width) < 1:
-            raise InputError(f"model: modalities {list(forms)}, dim={dim}, width={width}; expected one or more of each.")
+            raise InputError(f"model: modalities {list(forms)}, dim={dim}, width={width}; expected one or more each.")
         self.inputs, self.names = forms, tuple(forms)
         self.embedding_dim, self.width, self.sequence, self.branches = dim, width, sequence, branches
         self.outputs = outputs
@@ -187,8 +187,8 @@ def load_multimodal(folder: str | os.PathLike[str]) -> Multimodal:
     place = given / "model" if (given / "model").is_dir() else given
     if not (place / SETTINGS).is_file() or not (place / WEIGHTS).is_file():
         raise InputError(
-            f"no model of several modalities at {given}: {place / SETTINGS} or {WEIGHTS} is missing. Expected a finished "
-            "run of task=missing-modality."
+            f"no model of several modalities at {given}: {place / SETTINGS} or {WEIGHTS} is missing. Expected a "
+            "finished run of task=missing-modality."
         )
     try:
         settings = json.loads((place / SETTINGS).read_text(encoding="utf-8"))

@@ -111,7 +111,7 @@ def _vision_config(name: str) -> Any:
 
 
 def read_card(name: str, default: Card) -> Card:
-    """Return size, mean and std of a local folder's ``preprocessor_config.json``; `default` for what it does not say."""
+    """Return mean and std of a local folder's ``preprocessor_config.json``, `default` for what it does not say."""
     path = Path(name) / "preprocessor_config.json"
     if not path.is_file():
         return default

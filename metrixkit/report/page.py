@@ -111,7 +111,8 @@ def _results(results: Mapping[str, Any], within: Interval | None) -> str:
     given = results.get("definitions")
     given = given if isinstance(given, Mapping) else {}
     definitions, shared = exact(names, given)
-    plain = is_retrieval(results)  # the plain words speak of pictures and classes
+    # The plain words speak of pictures and classes, or of texts and videos.
+    plain = is_retrieval(results) or results.get("task") == "crossmodal"
     head = "".join(f'<th class="number">{safe(title)}</th>' for title, _ in filled)
     lines = [f"<tr><th>metric</th>{head}<th>what it says</th></tr>"]
     for name in names:

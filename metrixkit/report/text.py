@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-PLAIN = ("utilization", "uniformity", "alignment", "loss", "median_rank", "mean_rank", "rsum", "mae", "pearson")  # not shares: no percent
+# Not shares: no percent.
+PLAIN = ("utilization", "uniformity", "alignment", "loss", "median_rank", "mean_rank", "mae", "pearson")
 
 
 def is_share(name: str) -> bool:

@@ -228,7 +228,7 @@ def read_masks(path: str | os.PathLike[str]) -> list[Mask]:
     found = []
     for (side, seed, rate), rows in table.groupby(list(keys), sort=False):
         try:
-            numbers = float(rate) if rate else float("nan"), int(seed)
+            numbers = float(str(rate) or "nan"), int(str(seed))
         except ValueError:
             raise InputError(f"the masks {path}: rate {rate!r} or seed {seed!r} is no number.") from None
         present = (rows[list(names)] == "1").to_numpy(dtype=bool)

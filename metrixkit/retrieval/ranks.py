@@ -32,6 +32,7 @@ from metrixkit.retrieval.tiles import Tiles, unit_of
 __all__ = ["Precision", "RankBlock", "rank_blocks", "relevant_counts"]
 
 KERNELS = ("auto", "numba", "torch")
+BFLOAT16_PAYS = 2**26  # pairs; below, what it leaves open costs torch more than its products save
 COMPILING_PAYS = 2**24  # pairs; to load the compiled code takes half a second
 THRESHOLDS = 2**23  # relevant items followed at once (some 250 MB)
 HANDED_OUT = 2**21  # ranks in a RankBlock, unless a single query has more
@@ -93,13 +94,14 @@ def rank_blocks(
     """
     share = (rank(), world_size()) if processes else (0, 1)
     pairs = pair.queries.count * pair.gallery.count
+    compiled = _is_compiled(kernels, pairs, pair.queries.device)
     blocks = _rank_share(
         pair,
         labels,
         _followed_at_most(depth),
-        screen_levels(precision, pairs, pair.queries.dim, pair.queries.device),
+        _levels(pair, precision, pairs, compiled),
         _caps(cap, pair.queries.count),
-        _is_compiled(kernels, pairs, pair.queries.device),
+        compiled,
         share,
         progress,
     )
@@ -159,6 +161,16 @@ def _followed_at_most(depth: int | None) -> int:
     if depth < 1:
         raise InputError(f"depth={depth}: expected a whole number >= 1.")
     return depth
+
+
+def _levels(pair: Pair, precision: str, pairs: int, compiled: bool) -> tuple[str, ...]:
+    """Return the precisions to try: those of any search, save that torch counts fewer pairs better after float32."""
+    device = pair.queries.device
+    levels = screen_levels(precision, pairs, pair.queries.dim, device)
+    few = pairs < BFLOAT16_PAYS and not compiled
+    if precision == "auto" and device.type == "cpu" and few and "float32" in levels:
+        return levels[levels.index("float32") :]
+    return levels
 
 
 def _caps(cap: np.ndarray | int | None, count: int) -> np.ndarray:

@@ -33,6 +33,11 @@ from metrixkit.retrieval.robustness_result import Robustness
 from metrixkit.retrieval.rows import Distance
 
 Task = Literal["retrieval", "nearest_mean", "linear_probe", "regression"]
+FITS: dict[str, Callable[[Any, Any], Callable[[Any], NDArray]]] = {
+    "nearest_mean": nearest_mean,
+    "linear_probe": linear_probe,
+    "regression": ridge_probe,
+}
 Score = Callable[["Observed", "Observed"], tuple[dict[str, float], int]]
 
 
@@ -158,12 +163,12 @@ def _observed(
     if mask.side != "both" and mask.side != ("query", "gallery")[side]:
         return full[which]
     items = embed[which].items
-    present = items.present & mask.of(items.ids, items.modalities)
+    present: NDArray[np.bool_] = np.asarray(items.present & mask.of(items.ids, items.modalities))
     if not mask.subset and not allow_empty:
         check_observed(present, items.ids)
-    if not mask.subset or present.any(axis=1).all():
+    known: NDArray[np.bool_] = np.asarray(present.any(axis=1))
+    if not mask.subset or known.all():
         return Observed(embed[which].under(present), present)
-    known = present.any(axis=1)
     if not known.any():
         raise InputError(f"the subset {mask.subset} leaves nothing of any item: all {len(items):,} lack it.")
     # Rows of which nothing is known borrow their full embedding; they are left out before anything is computed.
@@ -218,8 +223,7 @@ def _score_of(
     if train is not None and (task != "regression" or predict is None):
         check_observed(train.present, train.ids)
         known = Embeddings(encode, train, embed.fill, embed.means, embed.batch_size).under(train.present).numpy()
-        fit = {"nearest_mean": nearest_mean, "linear_probe": linear_probe, "regression": ridge_probe}[task]
-        fitted = fit(known, train.targets)
+        fitted = FITS[task](known, train.targets)
         answer: Callable[[Tensor], Any] = lambda rows: fitted(rows.numpy())  # noqa: E731 - one line a case
     else:
         answer = cast(Callable[[Tensor], Any], predict)

@@ -38,7 +38,10 @@ class Robustness:
     definitions: dict[str, str]
 
     def table(self) -> pd.DataFrame:
-        """Return a row a subset ("full" first, all that the items have): for each metric its mean, ``METRIC/deviation`` (n - 1), and n runs."""
+        """Return a row a subset: for each metric its mean and ``METRIC/deviation`` (n - 1), and n runs.
+
+        The first row, "full", is that of all that the items have.
+        """
         rows = self.rows[self.rows["kind"].isin(["subset", "full"])]
         names = rows["subset"].where(rows["kind"] == "subset", "full")
         return self._summary(rows.assign(subset=names), ["subset"])
@@ -76,9 +79,7 @@ class Robustness:
 
     def areas_by_run(self, metric: str | None = None) -> dict[str, dict[str, float]]:
         """Return :meth:`area` of each run by itself, for deviations over runs."""
-        return {
-            str(run): replace(self, rows=rows).area(metric) for run, rows in self.rows.groupby("run", sort=False)
-        }
+        return {str(run): replace(self, rows=rows).area(metric) for run, rows in self.rows.groupby("run", sort=False)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain numbers and strings, for a JSON file."""
@@ -117,9 +118,7 @@ class Robustness:
             lines.append(_row(["---", *["---:"] * (len(rates) + 1)]))
             for side, part in curve.groupby("side", sort=False):
                 at = part.set_index("rate")
-                cells = [
-                    self._cell(metric, at["mean"][r], at["deviation"][r]) if r in at.index else "" for r in rates
-                ]
+                cells = [self._cell(metric, at["mean"][r], at["deviation"][r]) if r in at.index else "" for r in rates]
                 lines.append(_row([str(side), *cells, f"{self.area(metric)[str(side)]:.3f}"]))
         return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from metrixkit.errors import InputError
 # May differ between a run and its continuation: they change neither the numbers nor their order.
 FREE_ON_RESUME = (
     "loader.",
+    "frames.cache",
     "training.tensorboard",
     "training.log_every",
     "training.checkpoint_every",

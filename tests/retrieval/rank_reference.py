@@ -96,7 +96,9 @@ def _opposite(rng, n, d):  # most scores negative
 
 
 def _bfloat16(rng, n, d):  # exact in bfloat16, scores often just beside its steps
-    return (np.round(rng.normal(size=(n, d)) * 8) / 8 + 0.125).astype(np.float32)
+    rows = (np.round(rng.normal(size=(n, d)) * 8) / 8 + 0.125).astype(np.float32)
+    rows[np.abs(rows).sum(1) == 0, 0] = 1.0
+    return rows
 
 
 def _normal(rng, n, d):

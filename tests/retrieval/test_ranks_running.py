@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from metrixkit.retrieval import progress, screen, tiles
+from metrixkit.retrieval import progress, ranks, screen, tiles
 from metrixkit.retrieval.progress import Progress
 from metrixkit.retrieval.ranks import rank_blocks
 from metrixkit.retrieval.setting import label_up, pair_up
@@ -156,3 +156,14 @@ def test_cuda_tiles_follow_the_free_memory(monkeypatch):
     assert tiles._tile_size(device) == (2048, 2048)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**36, 2**37))
     assert tiles._tile_size(device) == (16384, 16384)
+
+
+def test_precision_grows_with_the_number_of_pairs(monkeypatch):
+    monkeypatch.setattr(screen, "fast_bfloat16", lambda device: True)
+    pair = pair_up(np.eye(3), None, None, None, "cosine")
+    levels = lambda pairs: ranks._levels(pair, "auto", pairs, compiled=False)
+    assert levels(screen.SCREEN_PAYS - 1) == ("float64",)
+    assert levels(ranks.BFLOAT16_PAYS - 1) == ("float32", "float64")
+    assert levels(ranks.BFLOAT16_PAYS) == ("bfloat16", "float32", "float64")
+    assert ranks._levels(pair, "auto", ranks.COMPILING_PAYS, compiled=True)[0] == "bfloat16"
+    assert ranks._levels(pair, "bfloat16", 9, compiled=False)[0] == "bfloat16"

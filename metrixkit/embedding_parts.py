@@ -1,0 +1,95 @@
+"""Embeddings of items of several modalities, of whatever is there of each, and what that was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from metrixkit.data.pair_manifest import PairManifest
+from metrixkit.data.tables import read_table
+from metrixkit.errors import InputError, did_you_mean
+from metrixkit.inference import default_device
+from metrixkit.modality_data import modality_items
+from metrixkit.modality_encoding import encoder_of
+from metrixkit.models.multimodal import SETTINGS, Multimodal, load_multimodal
+from metrixkit.retrieval.patterns import Embeddings
+from metrixkit.training.run import write_json
+
+
+def is_multimodal(model: str | Path) -> bool:
+    """Return whether a run folder, or a model's folder, holds a model of several modalities."""
+    return any((Path(model) / below / SETTINGS).is_file() for below in ("model", "."))
+
+
+def embed_parts(model: Multimodal, items: PairManifest, batch_size: int = 128) -> tuple[np.ndarray, list[str]]:
+    """Return (N, d) float32 embeddings and for each item the modalities that were used, joined by "+".
+
+    With all of them there the joint branch answers; otherwise the average of those that are there, each taken alone (of
+    a model without such branches: the joint branch with zeros).
+
+    Args:
+        model: Trained.
+        items: Their modalities are the model's, in its order; a blank cell is a missing one.
+        batch_size: Items a forward call.
+
+    Raises:
+        InputError: An item of which nothing is there, or a file that cannot be read.
+    """
+    whole = modality_items(items, np.array([""] * len(items)), in_memory=False)
+    encode = encoder_of(model.eval(), "mean" if model.branches else "zeros")
+    with torch.no_grad():
+        vectors = Embeddings(encode, whole, batch_size=batch_size).under(whole.present).numpy()
+    return vectors, ["+".join(np.array(model.names)[row]) for row in whole.present]
+
+
+def embed_table(model: str | Path, table: str | Path, out: str | Path, batch_size: int = 128) -> tuple[int, int]:
+    """Embed the items of a table; write ``embeddings.npy`` and ``table.csv`` with a column ``used``.
+
+    Args:
+        model: A finished run of task=missing-modality, or its model's folder.
+        table: A column ``id`` and one for each modality: paths, relative to the table, of pictures, videos or features,
+            or the text itself. A blank cell, or no such column, is a missing modality. Other columns are kept.
+        out: Folder to write into.
+        batch_size: Items a forward call.
+
+    Returns:
+        The number of embeddings and their dimension.
+
+    Raises:
+        InputError: No model, no table, ids given twice, nothing observed of an item, a file that cannot be read.
+    """
+    network = load_multimodal(model).to(default_device())
+    path = Path(table).expanduser()
+    rows = read_table(path)
+    if "id" not in rows.columns:
+        raise InputError(
+            f"{path} has no column 'id'; it has {', '.join(rows.columns)}.{did_you_mean('id', rows.columns)}"
+        )
+    if not any(name in rows.columns for name in network.names):
+        raise InputError(f"{path} has none of the columns {', '.join(network.names)}: nothing could be embedded.")
+    cells = pd.DataFrame({"id": rows["id"], "split": "test"}, dtype="str")
+    for name, form in network.inputs.items():
+        told = [str(cell).strip() for cell in rows[name]] if name in rows.columns else [""] * len(rows)
+        inline = form.kind == "text"
+        cells[name] = pd.Series([cell if inline or not cell else str(path.parent / cell) for cell in told], dtype="str")
+    texts = pd.DataFrame({name: pd.Series(dtype="str") for name in ("id", "caption", "item", "split")})
+    kinds = {name: form.kind for name, form in network.inputs.items()}
+    items = PairManifest("table", "given", cells, texts, kinds, path.parent)
+    empty = np.flatnonzero(~items.present.any(axis=1))
+    if len(empty):
+        raise InputError(
+            f"{path}: item {items.ids[empty[0]]!r} has none of {', '.join(network.names)} ({len(empty):,})."
+        )
+    vectors, used = embed_parts(network, items, batch_size)
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    np.save(target / ".part-embeddings.npy", vectors)
+    rows.assign(used=used).to_csv(target / ".part-table.csv", index=False)
+    for name in ("embeddings.npy", "table.csv"):
+        os.replace(target / f".part-{name}", target / name)
+    write_json(target / "embeddings.json", {"model": str(model), "shape": list(vectors.shape)})
+    return len(vectors), int(vectors.shape[1])

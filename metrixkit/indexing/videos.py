@@ -1,0 +1,98 @@
+"""Videos for an index, and texts and videos as its queries, by a model that has both towers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from metrixkit import config as configs
+from metrixkit.data.frames import VIDEO_SUFFIXES
+from metrixkit.data.pair_manifest import PairManifest
+from metrixkit.data.pair_sources import find_videos
+from metrixkit.errors import InputError
+from metrixkit.indexing.inputs import Given
+from metrixkit.jobs.pairs import check_modality
+from metrixkit.pair_embedder import PairEmbeddingModel
+
+COLUMNS = ("id", "label", "path", "split")
+
+
+def from_videos(source: Sequence[str], model: PairEmbeddingModel, where: str, batch_size: int = 16) -> Given:
+    """Embed the videos of folders, of files, or of a data set.
+
+    Args:
+        source: Folders and video files, or ``data=NAME`` and further ``data.key=value``.
+        model: What embeds them.
+        where: Where it was loaded from.
+        batch_size: Clips a forward call.
+
+    Raises:
+        InputError: Nothing there, a clip that cannot be read, or a data set without videos.
+    """
+    items = read_videos(source, model.model.modality)
+    return Given(items, model.embed_video(items["path"].tolist(), batch_size).numpy(), model.fingerprint, where)
+
+
+def from_queries(texts: Sequence[str], videos: Sequence[str], model: PairEmbeddingModel, where: str) -> Given:
+    """Embed queries: texts first, then videos; a text is its own id and has no path.
+
+    Args:
+        texts: Texts.
+        videos: Paths of video files.
+        model: What embeds them.
+        where: Where it was loaded from.
+    """
+    rows = [(text, "", "", "") for text in texts] + [(path, "", path, "") for path in videos]
+    vectors = []
+    if texts:
+        vectors.append(model.embed_text(list(texts)))
+    if videos:
+        vectors.append(model.embed_video(list(videos)))
+    stacked = torch.cat(vectors).numpy()
+    return Given(pd.DataFrame(rows, columns=list(COLUMNS), dtype="str"), stacked, model.fingerprint, where)
+
+
+def read_videos(source: Sequence[str], modality: str) -> pd.DataFrame:
+    """Return id, label, path and split of the videos that a door was pointed to.
+
+    Args:
+        source: As :func:`from_videos`.
+        modality: Which modality of a data set.
+
+    Raises:
+        InputError: Both kinds of source, nothing there, or no such modality.
+    """
+    settings = [text for text in source if text.startswith(("data=", "data."))]
+    if settings and len(settings) < len(source):
+        raise InputError("give either folders and files or data=NAME with its settings, not both.")
+    if settings:
+        return _of_data(settings, modality)
+    found: dict[str, str] = {}
+    for text in source:
+        path = Path(text)
+        if path.is_dir():
+            found |= find_videos(path)
+        elif path.is_file():
+            found[path.stem] = str(path)
+        else:
+            raise InputError(f"no file or folder at {text}.")
+    if not found:
+        raise InputError(f"no videos in {', '.join(source)}: looked for {', '.join(VIDEO_SUFFIXES)}.")
+    rows = [(name, "", path, "test") for name, path in found.items()]
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype="str")
+
+
+def _of_data(settings: Sequence[str], modality: str) -> pd.DataFrame:
+    raw: dict = {}
+    for setting in settings:
+        configs.apply_override(raw, setting)
+    manifest = configs.build(configs.resolve_sections(raw, ("data",)), "data").read()
+    if not isinstance(manifest, PairManifest):
+        raise InputError(f"data={raw['data']} holds no videos.")
+    check_modality(manifest, modality)
+    items = manifest.items
+    label = items["label"] if "label" in items.columns else [""] * len(items)
+    return items.assign(path=items[modality], label=label)[list(COLUMNS)].astype("str")

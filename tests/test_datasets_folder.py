@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import importlib.util
 import sys
@@ -45,6 +47,7 @@ print("built and run")
 """
 
 
+@pytest.mark.slow
 def test_clip_and_timm_start_from_the_root(repository: Path) -> None:
     assert (repository / "datasets").is_dir()
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=repository, capture_output=True, text=True, timeout=120)

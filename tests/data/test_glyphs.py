@@ -63,6 +63,7 @@ def test_what_renders_alike_is_one_class_and_what_differs_is_not():
     assert {frozenset(c) for c in "0CIlL,ὠὡ"} <= together
 
 
+@pytest.mark.slow
 def test_raw_pixels_find_seven_of_ten_unseen_characters():
     found = Glyphs().read()
     assert found.split_name == "zero-shot"

@@ -44,6 +44,7 @@ def test_trajectories_at_the_edge():
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_the_real_drawings_are_paired(shared_data):
     reader = OmniglotStrokes(str(shared_data / "omniglot_small"), archives=["small1", "small2"])
     manifest = reader.read()

@@ -178,7 +178,7 @@ def test_every_loss_is_built_by_name():
         given = {"loss": Contrastive()} if name in ("metrix", "dmm") else {}
         loss = cls(num_classes=4, dim=6) if name.startswith("proxy") else cls(**given)
         images = {"features": X, "head": torch.nn.Identity()} if name == "imix" else {}
-        taken = {"pairs": (X, X.flip(0)), "triples": (X, X.flip(0), X[:, None])}
+        taken = {"pairs": (X, X.flip(0)), "triples": (X, X.flip(0), X[:, None]), "values": (X[:, 0], X[:, 1])}
         value = loss(*taken.get(getattr(loss, "takes", "labels"), (X, LABELS)), **images)
         assert value.shape == ()
         assert torch.isfinite(value)

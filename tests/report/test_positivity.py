@@ -155,6 +155,7 @@ def test_geometry_has_a_panel_of_its_own(tmp_path, monkeypatch):
     assert titles == ["how embeddings lie (lower is better)"]
 
 
+@pytest.mark.slow
 def test_script_draws_a_finished_run(tmp_path, monkeypatch, capsys, repository):
     from metrixkit.config import load
     from metrixkit.experiment import train

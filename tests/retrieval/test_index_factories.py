@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,3 +351,18 @@ def test_without_a_gpu_the_error_says_so(build: Build) -> None:
         pytest.skip("there is one")
     with pytest.raises(InputError, match="sees no such GPU"):
         build("Flat").to_gpu()
+
+
+def test_filters_survive_the_patches_of_faiss_contrib():
+    """In a process of its own: importing torch_utils replaces methods of faiss for good."""
+    code = (
+        "import torch, numpy as np, faiss.contrib.torch_utils\n"
+        "from metrixkit.retrieval import RetrievalIndex\n"
+        "rows = np.eye(4, dtype=np.float32)\n"
+        "index = RetrievalIndex.build(rows, ['a', 'b', 'c', 'd'])\n"
+        "assert index.search(rows[:1], 1, filter=['b', 'c'])[1][0, 0] in ('b', 'c')\n"
+        "index.remove(['a'])\n"
+        "assert index.search(rows[1:2], 1)[1][0, 0] == 'b'\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -269,7 +269,10 @@ class Engine:
             scores, found = (self._searcher() if k <= GPU_MOST else self.index).search(queries, k)
         else:
             kept: list[Any] = []  # faiss holds plain pointers to what is nested
-            scores, found = self.index.search(queries, k, params=passing(self.index, selector, kept))
+            # faiss.contrib.torch_utils, which pytorch-metric-learning imports, puts a search without `params` in place
+            # of faiss's own and keeps that beside it.
+            search = getattr(self.index, "search_numpy", self.index.search)
+            scores, found = search(queries, k, params=passing(self.index, selector, kept))
         if self.metric == "euclidean":
             np.negative(scores, out=scores)
         missing = found < 0

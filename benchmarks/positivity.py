@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from metrixkit.config import build
-from metrixkit.embedder import load_model
+from metrixkit.embedding.images import load_model
 from metrixkit.inference import default_device
 from metrixkit.jobs.images import make_task, read_data
 from metrixkit.report.positivity import pool_positivity, positivity, positivity_plot

@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:
-        from metrixkit.embedding import embed_to_folder
-        from metrixkit.embedding_parts import embed_table, is_multimodal
+        from metrixkit.embedding.folder import embed_to_folder
+        from metrixkit.embedding.parts import embed_table, is_multimodal
 
         if is_multimodal(options.model):
             if len(options.source) > 1 or options.parquet:

@@ -54,11 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:
-        from metrixkit import judge
         from metrixkit.errors import InputError
-        from metrixkit.extras import Extras
-        from metrixkit.judge_pairs import pair_embeddings
-        from metrixkit.pair_files import PairFiles
+        from metrixkit.judging import labelled
+        from metrixkit.judging.extras import Extras
+        from metrixkit.judging.pair_files import PairFiles
+        from metrixkit.judging.pairs import pair_embeddings
         from metrixkit.report import format_table
         from metrixkit.report.roc import roc_curve
         from metrixkit.training.run import write_json
@@ -74,11 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         elif options.protocol or (options.compat and (options.embeddings or options.table)):
             raise InputError("--protocol goes with --text and --video or --similarity, --compat with these or a model.")
         elif options.embeddings or options.table:
-            result = judge.embeddings(
+            result = labelled.embeddings(
                 options.embeddings, options.table, options.label, options.split, overrides, extras
             )
         else:
-            result = judge.model(options.where, options.split, options.overrides, extras, options.compat)
+            result = labelled.model(options.where, options.split, options.overrides, extras, options.compat)
         said, tables, picture = (result.pop(key) for key in ("said", "tables", "picture"))
         # Operating points stand in tables of their own, with their thresholds.
         ranked = {n: v for n, v in result["metrics"].items() if not n.startswith(("verify/", "open_set/"))}

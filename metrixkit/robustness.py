@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         rates, seeds = _numbers(options.rates, float, "--rates"), _numbers(options.seeds, int, "--seeds")
-        from metrixkit.missing_runs import Trial, try_runs, write_trial
+        from metrixkit.judging.missing_runs import Trial, try_runs, write_trial
 
         trial = Trial(
             rates=rates,

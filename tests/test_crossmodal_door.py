@@ -9,12 +9,12 @@ import torch
 
 import metrixkit
 from metrixkit import config as configs
-from metrixkit.crossmodal_task import CrossModalSettings, check_selects, with_rsum
-from metrixkit.embedder import EmbeddingModel, load_image_model
+from metrixkit.embedding.images import EmbeddingModel, load_image_model
+from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.models.text import train_vocabulary
-from metrixkit.pair_embedder import PairEmbeddingModel
 from metrixkit.retrieval import crossmodal
+from metrixkit.tasks.crossmodal import CrossModalSettings, check_selects, with_rsum
 
 WORDS = ["red", "blue", "old", "new", "big", "tiny"]
 

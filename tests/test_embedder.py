@@ -13,7 +13,7 @@ from PIL import Image
 
 import metrixkit
 from metrixkit.data.transforms import Transform, eval_transform_config
-from metrixkit.embedder import EmbeddingModel, load_model
+from metrixkit.embedding.images import EmbeddingModel, load_model
 from metrixkit.errors import InputError
 from metrixkit.models import ImageEncoder, save_model
 

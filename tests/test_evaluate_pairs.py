@@ -7,8 +7,8 @@ import pytest
 
 from metrixkit.errors import InputError
 from metrixkit.evaluate import main
-from metrixkit.judge_pairs import pair_embeddings
-from metrixkit.pair_files import PairFiles, read_pair_table
+from metrixkit.judging.pair_files import PairFiles, read_pair_table
+from metrixkit.judging.pairs import pair_embeddings
 from metrixkit.retrieval import crossmodal
 
 # Text i belongs to video OWNERS[i]; the last video has no text.

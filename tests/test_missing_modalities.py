@@ -13,12 +13,12 @@ import torch
 from metrixkit import config as configs
 from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.errors import InputError
-from metrixkit.missing_modalities import MissingModalities, flat
-from metrixkit.modality_data import MissingSettings, text_codes, use
-from metrixkit.modality_encoding import encoder_of
 from metrixkit.models.modality_trunks import ModalityInput
 from metrixkit.models.multimodal import Multimodal, MultimodalInputs
 from metrixkit.retrieval import draw_mask, fuse, write_masks
+from metrixkit.tasks.missing_modalities import MissingModalities, flat
+from metrixkit.tasks.modality_data import MissingSettings, text_codes, use
+from metrixkit.tasks.modality_encoding import encoder_of
 
 CONFIG = """
 task: missing-modality
@@ -117,7 +117,7 @@ def test_the_door_as_a_process(repository):
 
 
 def test_every_way_to_fill_and_from_disk(run):
-    from metrixkit.missing_runs import restore
+    from metrixkit.judging.missing_runs import restore
 
     task, model = restore(run)
     values = {
@@ -141,7 +141,7 @@ def test_every_way_to_fill_and_from_disk(run):
 
 def test_embed_says_what_it_used(run, table, tmp_path, capsys):
     from metrixkit.embed import main
-    from metrixkit.missing_runs import restore
+    from metrixkit.judging.missing_runs import restore
 
     rows = pd.read_csv(table / "table.csv", keep_default_na=False)
     test = rows[rows["split"] == "test"].drop(columns="split")

@@ -12,8 +12,8 @@ from metrixkit.errors import InputError
 from metrixkit.losses import BPR, CMLMinTriplet, Contrastive, DynamicMixedMargin
 from metrixkit.methods import Recommender
 from metrixkit.models import Factors
-from metrixkit.recommendation import Recommendation, RecommendationSettings, hold_out
 from metrixkit.seam import Batch
+from metrixkit.tasks.recommendation import Recommendation, RecommendationSettings, hold_out
 
 GROUPS = 4
 

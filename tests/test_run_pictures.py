@@ -8,9 +8,9 @@ from PIL import Image
 
 from metrixkit.data.manifest import Manifest
 from metrixkit.data.transforms import Transform, eval_transform
+from metrixkit.jobs.pictures import Encode, draw_mixtures, draw_pictures
 from metrixkit.losses import Contrastive, Metrix
 from metrixkit.models import ImageEncoder
-from metrixkit.pictures import Encode, draw_mixtures, draw_pictures
 from metrixkit.tasks import EvaluationSettings, Retrieval
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from metrixkit.errors import InputError
+from metrixkit.judging.through_index import through_index
 from metrixkit.retrieval import evaluate
 from metrixkit.retrieval.index import RetrievalIndex
 from metrixkit.tasks import Embedded
-from metrixkit.through_index import through_index
 
 
 def embedded(count: int, seed: int, prefix: str = "x", classes: int = 12) -> Embedded:

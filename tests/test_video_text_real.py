@@ -18,7 +18,7 @@ from metrixkit.retrieval import crossmodal
 @pytest.mark.slow
 @pytest.mark.data
 def test_real_clips_through_clip_to_retrieval(shared_data, tmp_path):
-    from metrixkit.embedder import load_model
+    from metrixkit.embedding.images import load_model
 
     pytest.importorskip("av")
     found = find_videos(shared_data / "videos")

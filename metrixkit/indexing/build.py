@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from metrixkit.embedder import load_image_model
-from metrixkit.embedding import read_source
+from metrixkit.embedding.folder import read_source
+from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
 from metrixkit.indexing import items as kept
 from metrixkit.indexing.inputs import Given, refuse_other_model

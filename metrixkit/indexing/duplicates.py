@@ -11,7 +11,7 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
-from metrixkit.embedder import load_image_model
+from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
 from metrixkit.indexing.inputs import Given
 from metrixkit.indexing.whole import write_whole

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.data.tables import column, read_table
-from metrixkit.embedder import EmbeddingModel, load_model
-from metrixkit.embedding import read_source
+from metrixkit.embedding.folder import read_source
+from metrixkit.embedding.images import EmbeddingModel, load_model
+from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.indexing.shards import own_device
 from metrixkit.inference import embed_items
-from metrixkit.judge import read_array
-from metrixkit.pair_embedder import PairEmbeddingModel
+from metrixkit.judging.labelled import read_array
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def from_images(source: Sequence[str], model: EmbeddingModel, where: str, batch_
     """Embed images at once, in memory.
 
     Args:
-        source: As :func:`~metrixkit.embedding.read_source`.
+        source: As :func:`~metrixkit.embedding.folder.read_source`.
         model: What embeds them.
         where: Where it was loaded from.
         batch_size: Images a forward call.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from metrixkit.data.loader import default_workers, eval_loader
 from metrixkit.distributed import rank, world_size
-from metrixkit.embedder import EmbeddingModel
+from metrixkit.embedding.images import EmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.indexing.whole import write_whole
 from metrixkit.inference import evaluating

@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from metrixkit.embedder import kind_of_model, load_model
+from metrixkit.embedding.images import kind_of_model, load_model
+from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.indexing import build as builds
 from metrixkit.indexing import duplicates as copies
@@ -17,9 +18,8 @@ from metrixkit.indexing.items import read_items
 from metrixkit.indexing.kind import Kind
 from metrixkit.indexing.shards import own_device
 from metrixkit.indexing.videos import from_queries, from_videos
-from metrixkit.judge import read_array
+from metrixkit.judging.labelled import read_array
 from metrixkit.models.pair_export import KINDS as PAIR_KINDS
-from metrixkit.pair_embedder import PairEmbeddingModel
 from metrixkit.retrieval.index import RetrievalIndex, store
 
 CLIPS = 32  # clips a forward call at most: a clip is many images

@@ -12,10 +12,10 @@ from metrixkit import config as configs
 from metrixkit.data.frames import VIDEO_SUFFIXES
 from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.data.pair_sources import find_videos
+from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.indexing.inputs import Given
 from metrixkit.jobs.pairs import check_modality
-from metrixkit.pair_embedder import PairEmbeddingModel
 
 COLUMNS = ("id", "label", "path", "split")
 

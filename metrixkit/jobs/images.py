@@ -21,8 +21,8 @@ from metrixkit.errors import InputError
 from metrixkit.families import lookup
 from metrixkit.jobs.job import Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
+from metrixkit.jobs.pictures import draw_mixtures, draw_pictures
 from metrixkit.models import ImageEncoder, save_model
-from metrixkit.pictures import draw_mixtures, draw_pictures
 from metrixkit.retrieval import save_predictions
 from metrixkit.tasks import TASKS, Retrieval
 from metrixkit.training.run import RunFolder

@@ -19,14 +19,14 @@ from metrixkit.errors import InputError
 from metrixkit.families import lookup
 from metrixkit.jobs.job import Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
-from metrixkit.missing_modalities import MissingModalities, flat
-from metrixkit.modality_data import describe, pair_items, targets_of, use
 from metrixkit.models import MODELS
 from metrixkit.models.modality_trunks import ModalityInput
 from metrixkit.models.multimodal import Multimodal, MultimodalInputs
 from metrixkit.report.robustness_plot import robustness_plot
 from metrixkit.retrieval import Robustness
 from metrixkit.seam import Batch
+from metrixkit.tasks.missing_modalities import MissingModalities, flat
+from metrixkit.tasks.modality_data import describe, pair_items, targets_of, use
 from metrixkit.training.run import RunFolder
 
 
@@ -108,7 +108,7 @@ class _Labelled:
 
 
 def definitions_of(found: Robustness) -> dict[str, str]:
-    """Return what the names of :func:`~metrixkit.missing_modalities.flat` mean."""
+    """Return what the names of :func:`~metrixkit.tasks.missing_modalities.flat` mean."""
     told = dict(found.definitions)
     for name in found.metrics:
         told[f"subsets/{name}"] = f"Mean of {name} over every subset of {', '.join(found.modalities)}."

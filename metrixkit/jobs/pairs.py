@@ -11,25 +11,25 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from metrixkit import config as configs
-from metrixkit.clip_pictures import draw_clips
-from metrixkit.crossmodal_task import (
-    CrossModalTask,
-    counts_of,
-    recall_intervals,
-    takes_text_features,
-    text_features,
-)
 from metrixkit.data.features import read_features
 from metrixkit.data.frame_reader import FrameReader
 from metrixkit.data.loader import default_workers
 from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
 from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
+from metrixkit.jobs.clip_pictures import draw_clips
 from metrixkit.jobs.job import Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.pair_export import save_pair_model
 from metrixkit.models.video_text import PairInputs
 from metrixkit.seam import Batch
+from metrixkit.tasks.crossmodal import (
+    CrossModalTask,
+    counts_of,
+    recall_intervals,
+    takes_text_features,
+    text_features,
+)
 from metrixkit.training.run import RunFolder
 
 

@@ -18,7 +18,7 @@ from metrixkit.errors import InputError
 from metrixkit.jobs.job import Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.factors import Factors
-from metrixkit.recommendation import Recommendation, hold_out
+from metrixkit.tasks.recommendation import Recommendation, hold_out
 from metrixkit.training.run import RunFolder
 
 

@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from metrixkit import config as configs
-from metrixkit.crossmodal_task import (
-    CrossModalSettings,
-    CrossModalTask,
-    counts_of,
-    recall_intervals,
-    with_rsum,
-)
 from metrixkit.data.loader import default_workers
+from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.jobs.pairs import check_modality, read_pairs
-from metrixkit.pair_embedder import PairEmbeddingModel
-from metrixkit.pair_files import (
+from metrixkit.judging.pair_files import (
     PairFiles,
     check_protocol,
     pair_shape,
@@ -28,6 +21,13 @@ from metrixkit.pair_files import (
 )
 from metrixkit.retrieval.crossmodal import CrossModal, crossmodal
 from metrixkit.schema import check_value, instantiate
+from metrixkit.tasks.crossmodal import (
+    CrossModalSettings,
+    CrossModalTask,
+    counts_of,
+    recall_intervals,
+    with_rsum,
+)
 from metrixkit.training.run import command, versions
 
 
@@ -47,12 +47,12 @@ def pair_embeddings(
     Args:
         files: See there.
         overrides: ``evaluation.key=value``, as for task=crossmodal.
-        protocol: A name of :data:`~metrixkit.pair_files.PROTOCOLS`, whose counts are enforced.
+        protocol: A name of :data:`~metrixkit.judging.pair_files.PROTOCOLS`, whose counts are enforced.
         compat: "clip4clip", or None.
         group_by: "video", or None.
 
     Returns:
-        As :func:`metrixkit.judge.embeddings`.
+        As :func:`metrixkit.judging.labelled.embeddings`.
 
     Raises:
         InputError: A file is absent or no such file, counts do not fit, NaN, a text twice or without its video.
@@ -103,7 +103,7 @@ def pair_model(
         group_by: "video", likewise.
 
     Returns:
-        As :func:`metrixkit.judge.embeddings`.
+        As :func:`metrixkit.judging.labelled.embeddings`.
 
     Raises:
         InputError: Bad settings or data, or no such split.

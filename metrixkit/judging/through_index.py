@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrixkit.embedder import EmbeddingModel
+from metrixkit.embedding.images import EmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.retrieval.index import RetrievalIndex
 from metrixkit.tasks import Embedded

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metrixkit.crossmodal_task import CrossModalTask, EmbeddedPairs, nearest_videos
 from metrixkit.report.clip_panel import ClipAnswer, clip_panel
 from metrixkit.retrieval.crossmodal import CrossModal
+from metrixkit.tasks.crossmodal import CrossModalTask, EmbeddedPairs, nearest_videos
 
 ROWS, RESULTS, FRAMES = 8, 4, 4
 

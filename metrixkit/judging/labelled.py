@@ -14,16 +14,16 @@ import yaml
 from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
 from metrixkit.data.tables import column, read_table
-from metrixkit.embedder import load_model
+from metrixkit.embedding.images import load_model
+from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
-from metrixkit.extras import Added, Extras, added
 from metrixkit.inference import default_device
 from metrixkit.jobs.images import make_decode, read_data
-from metrixkit.judge_pairs import pair_model
-from metrixkit.pair_embedder import PairEmbeddingModel
+from metrixkit.judging.extras import Added, Extras, added
+from metrixkit.judging.pairs import pair_model
+from metrixkit.judging.through_index import one_by_one
 from metrixkit.retrieval import Evaluation
 from metrixkit.tasks import Embedded, Retrieval, judge
-from metrixkit.through_index import one_by_one
 from metrixkit.training.run import command, versions
 
 NOTHING_MORE = Extras()

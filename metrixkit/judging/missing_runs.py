@@ -12,11 +12,11 @@ import yaml
 from metrixkit import config as configs
 from metrixkit.errors import InputError
 from metrixkit.jobs.modalities import read_modalities
-from metrixkit.missing_modalities import MissingModalities
-from metrixkit.modality_data import Fill
 from metrixkit.models.multimodal import Multimodal, load_multimodal
 from metrixkit.report.robustness_plot import robustness_plot
 from metrixkit.retrieval import Mask, Robustness, merge, rate_masks, read_masks, subset_masks, write_masks
+from metrixkit.tasks.missing_modalities import MissingModalities
+from metrixkit.tasks.modality_data import Fill
 from metrixkit.training.run import write_json
 
 

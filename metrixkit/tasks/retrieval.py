@@ -1,4 +1,4 @@
-"""Tasks: which evaluation a run is judged by, on which split, under which protocol."""
+"""Retrieval: which evaluation a run on images is judged by, on which split, under which protocol."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from metrixkit.crossmodal_task import CrossModalTask
 from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import embed_items
-from metrixkit.missing_modalities import MissingModalities
-from metrixkit.recommendation import Recommendation
 from metrixkit.retrieval import Evaluation, Predictions, alignment, evaluate, predictions, uniformity, utilization
 from metrixkit.retrieval.measures import LOWER_IS_BETTER
 
@@ -262,12 +259,3 @@ def file_under(protocol: str, history: Sequence[Mapping[str, float]], select_by:
     if protocol != "paper" or not values:
         return {}
     return {f"oracle/{select_by}": max(values), f"median10/{select_by}": float(np.median(values[-10:]))}
-
-
-TASKS: dict[str, type] = {
-    "retrieval": Retrieval,
-    "recommendation": Recommendation,
-    "crossmodal": CrossModalTask,
-    "missing-modality": MissingModalities,
-}
-"""Name to the class that evaluates; its ``settings_type`` is what the section `evaluation` of a config holds."""

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from metrixkit.data.decode import decode, image_to_tensor
 from metrixkit.data.transforms import eval_transform_from_config
+from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.models.encoder import ImageEncoder
 from metrixkit.models.export import ALL_KINDS, CONFIG, WEIGHTS, load_encoder, read_config
 from metrixkit.models.pair_export import KINDS as PAIR_KINDS
 from metrixkit.models.pair_export import VOCABULARY, load_pair_model
-from metrixkit.pair_embedder import PairEmbeddingModel
 
 ImageLike = str | Path | bytes | Image.Image | Tensor
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import evaluating
-from metrixkit.modality_data import Fill, MissingSettings, modality_items, targets_of
-from metrixkit.modality_encoding import encoder_of
 from metrixkit.models.multimodal import Multimodal
 from metrixkit.retrieval import ModalityItems, Robustness, robustness
 from metrixkit.retrieval.masks import Mask
 from metrixkit.retrieval.outcomes import CLASSIFICATION, REGRESSION
+from metrixkit.tasks.modality_data import Fill, MissingSettings, modality_items, targets_of
+from metrixkit.tasks.modality_encoding import encoder_of
 
 
 @dataclass

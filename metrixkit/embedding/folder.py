@@ -12,7 +12,7 @@ import pandas as pd
 from metrixkit import config as configs
 from metrixkit.config import build
 from metrixkit.data.loader import default_workers
-from metrixkit.embedder import load_image_model
+from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
 from metrixkit.inference import default_device, embed_items
 from metrixkit.training.run import write_json

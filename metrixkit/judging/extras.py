@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metrixkit.errors import InputError, did_you_mean
+from metrixkit.judging.through_index import Encode, through_index
 from metrixkit.report import format_value
 from metrixkit.retrieval import OpenSet, Verification, open_set, verify
 from metrixkit.retrieval.rerank import ASSUMPTIONS, METHODS, reranked
 from metrixkit.tasks import Embedded, EvaluationSettings
-from metrixkit.through_index import Encode, through_index
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def added(
 
     Raises:
         InputError: As :func:`~metrixkit.retrieval.verify`, :func:`~metrixkit.retrieval.open_set`,
-            :func:`~metrixkit.retrieval.rerank.reranked` and :func:`~metrixkit.through_index.through_index`.
+            :func:`~metrixkit.retrieval.rerank.reranked` and :func:`~metrixkit.judging.through_index.through_index`.
     """
     found = Added({}, {}, {}, [])
     there: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from metrixkit.data.manifest import Manifest, with_validation
 from metrixkit.data.transforms import eval_transform, eval_transform_config, train_transform
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
-from metrixkit.jobs.job import Judged, parameters_line
+from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.jobs.pictures import draw_mixtures, draw_pictures
 from metrixkit.models import ImageEncoder, save_model
@@ -74,7 +74,7 @@ def make_task(
 
 
 @dataclass
-class ImageJob:
+class ImageJob(FromTask):
     """See :class:`~metrixkit.jobs.job.Job`."""
 
     config: Mapping[str, Any]
@@ -85,31 +85,6 @@ class ImageJob:
     task: Retrieval
     transform: dict[str, Any]
     trainer_parts: dict[str, Any]
-
-    @property
-    def data(self) -> str:
-        """Name of the data set."""
-        return self.manifest.name
-
-    @property
-    def split(self) -> str:
-        """Name of its split."""
-        return self.manifest.split_name
-
-    @property
-    def protocol(self) -> str:
-        """How the best epoch is chosen."""
-        return self.task.settings.protocol
-
-    @property
-    def selects(self) -> str | None:
-        """The watched metric that selects."""
-        return self.task.selects
-
-    @property
-    def headline(self) -> str:
-        """The metric that training is judged by."""
-        return self.task.settings.select_by
 
     def introduction(self) -> list[str]:
         """Say what is trained on what."""

@@ -88,6 +88,42 @@ class Job(Protocol):
         ...
 
 
+class FromTask:
+    """What a task says of its run: the part of :class:`Job` that is alike for all.
+
+    Attributes:
+        task: Has ``settings`` with protocol and select_by, ``selects``, and, where there is one, the ``manifest``.
+    """
+
+    task: Any
+
+    @property
+    def data(self) -> str:
+        """Name of the data set."""
+        return str(self.task.manifest.name)
+
+    @property
+    def split(self) -> str:
+        """Name of its split."""
+        return str(self.task.manifest.split_name)
+
+    @property
+    def protocol(self) -> str:
+        """How the best epoch is chosen."""
+        return str(self.task.settings.protocol)
+
+    @property
+    def selects(self) -> str | None:
+        """The watched metric that selects the best epoch; None keeps the last."""
+        found: str | None = self.task.selects
+        return found
+
+    @property
+    def headline(self) -> str:
+        """The metric that training is judged by."""
+        return str(self.task.settings.select_by)
+
+
 def parameters_line(method: nn.Module, name: str, fabric: Fabric) -> str:
     """Return the line about a model's size that every job's introduction has."""
     size = sum(p.numel() for p in method.parameters())

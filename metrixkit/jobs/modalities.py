@@ -17,7 +17,7 @@ from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
-from metrixkit.jobs.job import Judged, parameters_line
+from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models import MODELS
 from metrixkit.models.modality_trunks import ModalityInput
@@ -31,7 +31,7 @@ from metrixkit.training.run import RunFolder
 
 
 @dataclass
-class ModalityJob:
+class ModalityJob(FromTask):
     """See :class:`~metrixkit.jobs.job.Job`."""
 
     config: Mapping[str, Any]
@@ -40,31 +40,6 @@ class ModalityJob:
     method: nn.Module
     task: MissingModalities
     trainer_parts: dict[str, Any]
-
-    @property
-    def data(self) -> str:
-        """Name of the data set."""
-        return self.task.manifest.name
-
-    @property
-    def split(self) -> str:
-        """Name of its protocol."""
-        return self.task.manifest.split_name
-
-    @property
-    def protocol(self) -> str:
-        """How the best epoch is chosen."""
-        return self.task.settings.protocol
-
-    @property
-    def selects(self) -> str | None:
-        """The watched metric that selects."""
-        return self.task.selects
-
-    @property
-    def headline(self) -> str:
-        """The metric that training is judged by."""
-        return self.task.settings.select_by
 
     def introduction(self) -> list[str]:
         """Say what is trained on what, and what is missing by nature."""

@@ -18,7 +18,7 @@ from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
 from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
 from metrixkit.jobs.clip_pictures import draw_clips
-from metrixkit.jobs.job import Judged, parameters_line
+from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.pair_export import save_pair_model
 from metrixkit.models.video_text import PairInputs
@@ -34,7 +34,7 @@ from metrixkit.training.run import RunFolder
 
 
 @dataclass
-class PairJob:
+class PairJob(FromTask):
     """See :class:`~metrixkit.jobs.job.Job`."""
 
     config: Mapping[str, Any]
@@ -45,31 +45,6 @@ class PairJob:
     task: CrossModalTask
     frames: dict[str, Any]
     trainer_parts: dict[str, Any]
-
-    @property
-    def data(self) -> str:
-        """Name of the data set."""
-        return self.manifest.name
-
-    @property
-    def split(self) -> str:
-        """Name of its protocol."""
-        return self.manifest.split_name
-
-    @property
-    def protocol(self) -> str:
-        """How the best epoch is chosen."""
-        return self.task.settings.protocol
-
-    @property
-    def selects(self) -> str | None:
-        """The watched metric that selects."""
-        return self.task.selects
-
-    @property
-    def headline(self) -> str:
-        """The metric that training is judged by."""
-        return self.task.settings.select_by
 
     def introduction(self) -> list[str]:
         """Say what is trained on what."""

@@ -15,7 +15,7 @@ from torch import nn
 from metrixkit import config as configs
 from metrixkit.data.ratings import RatingSplit
 from metrixkit.errors import InputError
-from metrixkit.jobs.job import Judged, parameters_line
+from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.factors import Factors
 from metrixkit.tasks.recommendation import Recommendation, hold_out
@@ -23,7 +23,7 @@ from metrixkit.training.run import RunFolder
 
 
 @dataclass
-class RatingJob:
+class RatingJob(FromTask):
     """See :class:`~metrixkit.jobs.job.Job`."""
 
     config: Mapping[str, Any]
@@ -33,28 +33,16 @@ class RatingJob:
     task: Recommendation
     trainer_parts: dict[str, Any]
 
-    data: str = "ratings"
+    @property
+    def data(self) -> str:
+        """Name of the data set."""
+        return "ratings"
 
     @property
     def split(self) -> str:
         """How the rows were divided."""
         settings = self.config["data"]
         return f"rows-{1 - settings['test']:g}-{settings['test']:g}-seed{settings['split_seed']}"
-
-    @property
-    def protocol(self) -> str:
-        """How the best epoch is chosen."""
-        return self.task.settings.protocol
-
-    @property
-    def selects(self) -> str | None:
-        """The watched metric that selects."""
-        return self.task.selects
-
-    @property
-    def headline(self) -> str:
-        """The metric that training is judged by."""
-        return self.task.settings.select_by
 
     def introduction(self) -> list[str]:
         """Say what is trained on what, and what the most popular items reach."""

@@ -36,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         "--verify", action="store_true", help="also tell how well a threshold decides: ROC, equal error rate, unknowns"
     )
     parser.add_argument(
-        "--rerank", default="", metavar="A[,B]", help="rows after re-ranking: k_reciprocal, alpha_qe (cosine)"
+        "--rerank",
+        default="",
+        metavar="A[,B]",
+        help="rows after re-ranking: k_reciprocal, alpha_qe; of texts and videos dual_softmax",
     )
     parser.add_argument("--index", metavar="DIR", help="also ask this index: recall through faiss, latency of a query")
     parser.add_argument("--factory", metavar="KIND", help="the same with an index built of the gallery (IVF256,SQ8)")
@@ -64,13 +67,16 @@ def main(argv: list[str] | None = None) -> int:
         from metrixkit.training.run import write_json
 
         rerank = tuple(filter(None, options.rerank.split(",")))
-        extras = Extras(options.group_by, options.verify, rerank, options.index, options.factory)
         files = PairFiles(
             options.text, options.video, options.similarity, options.pairs, options.text_ids, options.video_ids
         )
         overrides = [*([options.where] if options.where else []), *options.overrides]
-        if files != PairFiles():
-            result = pair_embeddings(files, overrides, options.protocol, options.compat, options.group_by)
+        paired = files != PairFiles()
+        if paired and (options.verify or options.index or options.factory):
+            raise InputError("--verify, --index and --factory do not go with --text, --video or --similarity.")
+        extras = Extras(options.group_by, options.verify, () if paired else rerank, options.index, options.factory)
+        if paired:
+            result = pair_embeddings(files, overrides, options.protocol, options.compat, options.group_by, rerank)
         elif options.protocol or (options.compat and (options.embeddings or options.table)):
             raise InputError("--protocol goes with --text and --video or --similarity, --compat with these or a model.")
         elif options.embeddings or options.table:

@@ -130,3 +130,28 @@ def test_bad_input_is_named(folder, capsys):
     ):
         assert main(arguments) == 2, arguments
         assert complaint in capsys.readouterr().err
+
+
+def test_dual_softmax_stands_in_rows_of_its_own(tmp_path, capsys):
+    import json
+
+    import numpy as np
+
+    from metrixkit.evaluate import main
+    from metrixkit.retrieval import crossmodal
+    from metrixkit.retrieval.rerank import dual_softmax
+
+    scores = np.random.default_rng(0).random((30, 30)) + 0.2 * np.eye(30)
+    np.save(tmp_path / "s.npy", scores)
+    out = tmp_path / "r.json"
+    command = ["--similarity", str(tmp_path / "s.npy"), "--rerank", "dual_softmax", "--out", str(out)]
+    assert main(command) == 0
+    metrics = json.loads(out.read_text())["metrics"]
+    plain, t2v = crossmodal(similarity=scores), crossmodal(similarity=dual_softmax(scores))
+    v2t = crossmodal(similarity=dual_softmax(scores.T).T)
+    assert metrics["t2v/recall@5"] == plain["t2v/recall@5"]
+    assert metrics["rerank/dual_softmax/t2v/recall@5"] == t2v["t2v/recall@5"]
+    assert metrics["rerank/dual_softmax/v2t/mean_rank"] == v2t["v2t/mean_rank"]
+    assert "sees all queries at once" in capsys.readouterr().out
+    assert main([*command[:2], "--rerank", "k_reciprocal"]) == 2
+    assert main([*command[:2], "--verify"]) == 2

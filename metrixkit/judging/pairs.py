@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
 from metrixkit.embedding.pairs import PairEmbeddingModel
@@ -20,6 +22,7 @@ from metrixkit.judging.pair_files import (
     read_row_ids,
 )
 from metrixkit.retrieval.crossmodal import CrossModal, crossmodal
+from metrixkit.retrieval.rerank import dual_softmax
 from metrixkit.schema import check_value, instantiate
 from metrixkit.tasks.crossmodal import (
     CrossModalSettings,
@@ -37,6 +40,7 @@ def pair_embeddings(
     protocol: str | None = None,
     compat: str | None = None,
     group_by: str | None = None,
+    rerank: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate embeddings or scores of texts and videos.
 
@@ -50,6 +54,7 @@ def pair_embeddings(
         protocol: A name of :data:`~metrixkit.judging.pair_files.PROTOCOLS`, whose counts are enforced.
         compat: "clip4clip", or None.
         group_by: "video", or None.
+        rerank: "dual_softmax", for further rows ``rerank/dual_softmax/...``; or nothing.
 
     Returns:
         As :func:`metrixkit.judging.labelled.embeddings`.
@@ -57,6 +62,9 @@ def pair_embeddings(
     Raises:
         InputError: A file is absent or no such file, counts do not fit, NaN, a text twice or without its video.
     """
+    for name in rerank:
+        if name != "dual_softmax":
+            raise InputError(f"--rerank {name!r} does not apply to texts and videos; dual_softmax does.")
     settings = pair_settings(overrides, compat, group_by)
     arrays = {name: read_pair_array(getattr(files, name), name) for name in ("text", "video", "similarity")}
     shape = pair_shape(arrays)
@@ -81,7 +89,34 @@ def pair_embeddings(
         settings.group_by,
     )
     source = {name: value for name, value in vars(files).items() if value is not None}
-    return _result(with_rsum(found, settings.recall_at), settings, protocol or "table", said, source)
+    result = _result(with_rsum(found, settings.recall_at), settings, protocol or "table", said, source)
+    if rerank:
+        scores = _scores(arrays)
+        # Each direction normalises over its own queries.
+        for way, similarity in (("t2v", dual_softmax(scores)), ("v2t", dual_softmax(scores.T).T)):
+            again = crossmodal(
+                None, None, of_text, similarity, tuple(settings.recall_at), settings.compat, text_ids, video_ids,
+                settings.group_by,
+            )  # fmt: skip
+            result["metrics"] |= {f"rerank/dual_softmax/{n}": v for n, v in again.items() if n.startswith(way)}
+        result["definitions"]["rerank/dual_softmax"] = DUAL_SOFTMAX
+        said.append(f"rerank/dual_softmax: {DUAL_SOFTMAX}")
+    return result
+
+
+DUAL_SOFTMAX = (
+    "After dual softmax at temperature 0.01, which sees all queries at once and takes each item to belong "
+    "to few of them."
+)
+
+
+def _scores(arrays: Mapping[str, Any]) -> np.ndarray:
+    """Return the (texts, videos) float64 similarities: those given, or the cosines of both sides."""
+    if arrays["similarity"] is not None:
+        return np.asarray(arrays["similarity"], dtype=np.float64)
+    sides = [np.asarray(arrays[name], dtype=np.float64) for name in ("text", "video")]
+    text, video = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides)
+    return np.asarray(text @ video.T)
 
 
 def pair_model(

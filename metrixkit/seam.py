@@ -19,46 +19,47 @@ class Batch:
     Attributes:
         ids: B item ids, as in the manifest.
         labels: (B,) int64 class indices within the training split, or None.
-        views: One (B, 3, H, W) uint8 tensor a view.
+        index: (B,) int64 row of each item in the training split, or None.
+        views: One (B, 3, H, W) uint8 tensor a view; where several resolutions are asked for, each view at each of them
+            before the next view; the small views at the end.
         modalities: Name to (B, ...) tensor.
-        partner: (B,) int64 index of each row's partner item, or None.
+        partner: (B,) int64 row, in the training split, of each item's partner, or None.
+        partner_views: The partners' views, as `views` without the small ones; empty without partners.
         mask: (B, number of modalities) bool, what is present, or None.
         texts: B captions as they are written, or empty.
     """
 
     ids: list[str]
     labels: Tensor | None = None
+    index: Tensor | None = None
     views: list[Tensor] = field(default_factory=list)
     modalities: dict[str, Tensor] = field(default_factory=dict)
     partner: Tensor | None = None
+    partner_views: list[Tensor] = field(default_factory=list)
     mask: Tensor | None = None
     texts: list[str] = field(default_factory=list)
 
     def to(self, device: Any) -> Batch:
         """Return the batch with every tensor on `device` (asynchronous from pinned memory)."""
-
-        def move(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device, non_blocking=True)
-
-        return Batch(
-            ids=self.ids,
-            labels=move(self.labels),
-            views=[v.to(device, non_blocking=True) for v in self.views],
-            modalities={k: v.to(device, non_blocking=True) for k, v in self.modalities.items()},
-            partner=move(self.partner),
-            mask=move(self.mask),
-            texts=self.texts,
-        )
+        return self._each(lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the data loader."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        def one(t: Tensor | None) -> Tensor | None:
+            return None if t is None else move(t)
+
         return Batch(
             ids=self.ids,
-            labels=None if self.labels is None else self.labels.pin_memory(),
-            views=[v.pin_memory() for v in self.views],
-            modalities={k: v.pin_memory() for k, v in self.modalities.items()},
-            partner=None if self.partner is None else self.partner.pin_memory(),
-            mask=None if self.mask is None else self.mask.pin_memory(),
+            labels=one(self.labels),
+            index=one(self.index),
+            views=[move(v) for v in self.views],
+            modalities={k: move(v) for k, v in self.modalities.items()},
+            partner=one(self.partner),
+            partner_views=[move(v) for v in self.partner_views],
+            mask=one(self.mask),
             texts=self.texts,
         )
 
@@ -84,7 +85,10 @@ class Needs:
     Attributes:
         views: Augmented views of each item.
         labels: Whether class labels are needed.
-        partners: Whether each row comes with a partner.
+        partners: Whether each row comes with a partner, drawn from the recipe's ``partners``.
+        resolutions: Sides in pixels at which each view's crop is rendered; empty is the model's one size.
+        small_views: Further views of a smaller part and size (multi-crop).
+        small_size: Their side in pixels; None is 3 / 7 of the model's, as 96 is of 224.
         batch_coupled: Whether the loss couples the rows of a batch (contrast, pairs). Then accumulating gradients over
             small batches is another loss than one large batch, and the loop refuses it unless asked.
     """
@@ -92,6 +96,9 @@ class Needs:
     views: int = 1
     labels: bool = True
     partners: bool = False
+    resolutions: tuple[int, ...] = ()
+    small_views: int = 0
+    small_size: int | None = None
     batch_coupled: bool = True
 
 
@@ -118,15 +125,19 @@ class Group:
 
 @dataclass
 class EpochPlan:
-    """What a recipe settles before an epoch: partners by item index, and what to log."""
+    """What a recipe settles before an epoch and wants logged; what must survive a kill is in its own state."""
 
-    partners: Tensor | None = None
     logs: dict[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A training recipe. Implementations are ``nn.Module`` and do not inherit from one another."""
+    """A training recipe. Implementations are ``nn.Module`` and do not inherit from one another.
+
+    One that needs partners has a buffer ``partners``: (items, p) int64 rows of the training split, from which each
+    item's partner is drawn anew whenever the item is. A row that begins with -1 has none yet: the item stands in for
+    its own partner.
+    """
 
     def needs(self) -> Needs:
         """Return what the data must bring."""

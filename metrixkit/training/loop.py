@@ -34,6 +34,10 @@ class Sampler(Protocol):
         """Go on at ``{"epoch": e, "position": k}``: the next batch is the k-th of epoch e."""
         ...
 
+    def set_partners(self, pools: Tensor) -> None:
+        """Draw each item's partner from its row of (items, p); asked only where the recipe needs partners."""
+        ...
+
 
 class Diverged(InputError):
     """The loss is not finite: the message names the step, the ids of the batch and the last good checkpoint."""
@@ -104,6 +108,8 @@ class Trainer:
             plan = self.method.before_epoch(epoch, self.embed)
             if plan.logs:
                 self.log.numbers(progress.step, epoch, plan.logs)
+        if self.method.needs().partners:
+            self.sampler.set_partners(self.method.partners)  # type: ignore[attr-defined]
         self.sampler.load_state_dict({"epoch": epoch, "position": progress.position})
         module.train()
         started = time.perf_counter()

@@ -13,6 +13,7 @@ VERBS = {
     "embed": "write embeddings of images",
     "index": "build, search and tend an index of embeddings",
     "robustness": "what a model is worth where modalities are missing",
+    "mix": "look at what mixers make of images",
     "compare": "tables over many runs",
     "data": "list and check data sets",
 }

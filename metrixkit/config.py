@@ -22,7 +22,7 @@ from metrixkit.errors import InputError, did_you_mean
 from metrixkit.families import lookup
 from metrixkit.input_settings import FrameSettings, LoaderSettings
 from metrixkit.losses import LOSSES
-from metrixkit.methods import METHODS
+from metrixkit.methods import LABEL_MIXERS, METHODS, MIXERS
 from metrixkit.models import MODELS
 from metrixkit.schema import (
     REQUIRED,
@@ -48,7 +48,14 @@ FAMILIES: dict[str, Family] = {
     ),
     "model": Family(MODELS, "model", frozenset({"users", "items", "inputs"}), default="image"),
     "loss": Family(LOSSES, "loss", frozenset({"num_classes", "dim", "seed"})),
-    "method": Family(METHODS, "method", frozenset({"model", "loss", "seed"}), default="metric"),
+    "mixer": Family(MIXERS, "mixer", default="none"),
+    "image_mixer": Family(LABEL_MIXERS, "image mixer", default="none"),
+    "method": Family(
+        METHODS,
+        "method",
+        frozenset({"model", "loss", "mixer", "image_mixer", "seed", "count", "steps", "num_classes"}),
+        default="metric",
+    ),
     "optimizer": Family(OPTIMIZERS, "optimiser", frozenset({"params"}), default="adam"),
     "schedule": Family(SCHEDULES, "schedule", default="constant"),
 }

@@ -7,6 +7,10 @@ of row i of the array, in columns ``label`` and, where there are, ``id`` and ``s
 ``python -m metrixkit.evaluate --text T.npy --video V.npy --pairs P.csv`` (or ``--similarity S.npy``, texts x videos):
 retrieval between texts and videos in both directions; P.csv tells in its column ``video`` which video row i of T
 belongs to, or with a column ``text`` which text the row tells of. Without --pairs the i-th belong together.
+``python -m metrixkit.evaluate RUN --knn --linear``: what the frozen features of a model of images are worth, on the
+run's own data or, with ``data=OTHER``, on another set: neighbours that vote, a linear classifier (``--linear moco`` and
+others: as published, epochs long; ``linear.epochs=20`` and the like change them), fine-tuning on few labels (``--semi
+1%``, ``semi.lr=1``), the intra-class similarity, a t-SNE picture. Of a self-supervised run, what its task reports.
 ``--group-by``, ``--verify``, ``--rerank``, ``--index`` and ``--factory`` go with images, ``--group-by video`` and
 ``--compat`` with texts and videos, whether a model made them or somebody.
 """
@@ -43,6 +47,20 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--index", metavar="DIR", help="also ask this index: recall through faiss, latency of a query")
     parser.add_argument("--factory", metavar="KIND", help="the same with an index built of the gallery (IVF256,SQ8)")
+    parser.add_argument(
+        "--linear",
+        metavar="NAME",
+        help="linear classification of frozen features: features (default; at hand, seconds), or the protocol of moco, "
+        "clim, mixco, samix or byol (trained on crops)",
+    )
+    parser.add_argument(
+        "--knn", metavar="K", type=int, help="classification by K training items that vote (default 200)"
+    )
+    parser.add_argument(
+        "--semi", metavar="LIST|1%%", help="fine-tune on these labels: a file of ids, or a share of each class"
+    )
+    parser.add_argument("--tsne", metavar="FILE.png", help="draw some classes on a plane")
+    parser.add_argument("--similarity-within", action="store_true", help="mean cosine of items of one class")
     parser.add_argument("--text", metavar="T.npy", help="(T, d) array of embeddings of texts")
     parser.add_argument("--video", metavar="V.npy", help="(V, d) array of embeddings of videos")
     parser.add_argument("--similarity", metavar="S.npy", help="(T, V) scores instead of embeddings")
@@ -54,7 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--protocol", metavar="NAME", help="published test set whose counts are enforced, such as 1k-A")
     parser.add_argument("--compat", metavar="NAME", help="clip4clip: count as that repository does")
     parser.add_argument("--out", metavar="FILE.json", help="also write the result there")
-    options = parser.parse_intermixed_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"--linear", "--knn"} & set(words):
+        from metrixkit.judging.probes import complete
+
+        words = complete(words)
+    options = parser.parse_intermixed_args(words)
 
     def work() -> int:
         from metrixkit.errors import InputError
@@ -62,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         from metrixkit.judging.extras import Extras
         from metrixkit.judging.pair_files import PairFiles
         from metrixkit.judging.pairs import pair_embeddings
+        from metrixkit.judging.probes import Probes
         from metrixkit.report import format_table
         from metrixkit.report.roc import roc_curve
         from metrixkit.training.run import write_json
@@ -75,6 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         if paired and (options.verify or options.index or options.factory):
             raise InputError("--verify, --index and --factory do not go with --text, --video or --similarity.")
         extras = Extras(options.group_by, options.verify, () if paired else rerank, options.index, options.factory)
+        probes = Probes(options.linear, options.knn, options.semi, options.tsne, options.similarity_within)
+        if probes.asked and (paired or options.embeddings or options.table):
+            raise InputError(
+                "--linear, --knn, --semi, --tsne and --similarity-within need a model of images and its training items."
+            )
         if paired:
             result = pair_embeddings(files, overrides, options.protocol, options.compat, options.group_by, rerank)
         elif options.protocol or (options.compat and (options.embeddings or options.table)):
@@ -84,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
                 options.embeddings, options.table, options.label, options.split, overrides, extras
             )
         else:
-            result = labelled.model(options.where, options.split, options.overrides, extras, options.compat)
+            result = labelled.model(options.where, options.split, options.overrides, extras, options.compat, probes)
         said, tables, picture = (result.pop(key) for key in ("said", "tables", "picture"))
         # Operating points stand in tables of their own, with their thresholds.
         ranked = {n: v for n, v in result["metrics"].items() if not n.startswith(("verify/", "open_set/"))}

@@ -13,7 +13,6 @@ from metrixkit import config as configs
 from metrixkit.jobs import JOBS, images
 from metrixkit.jobs.job import Job
 from metrixkit.report import format_table, write_report
-from metrixkit.tasks import file_under
 from metrixkit.training import checkpoint
 from metrixkit.training.checkpoint import Progress
 from metrixkit.training.log import RunLog
@@ -85,7 +84,7 @@ def finish(job: Job, folder: RunFolder, progress: Progress, run_log: RunLog, sec
             job.method.load_state_dict(best)
             judged = job.judge()
     results = {
-        "metrics": {**judged.metrics, **file_under(job.protocol, progress.history, job.headline)},
+        "metrics": {**judged.metrics, **job.filed(progress.history, last)},
         "selected": kind,
         "selected_epoch": progress.best_epoch if kind == "best" else progress.epoch,
         "before": progress.before,

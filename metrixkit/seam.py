@@ -19,7 +19,6 @@ class Batch:
     Attributes:
         ids: B item ids, as in the manifest.
         labels: (B,) int64 class indices within the training split, or None.
-        index: (B,) int64 row of each item in the training split, or None.
         views: One (B, 3, H, W) uint8 tensor a view; where several resolutions are asked for, each view at each of them
             before the next view; the small views at the end.
         modalities: Name to (B, ...) tensor.
@@ -27,17 +26,18 @@ class Batch:
         partner_views: The partners' views, as `views` without the small ones; empty without partners.
         mask: (B, number of modalities) bool, what is present, or None.
         texts: B captions as they are written, or empty.
+        index: (B,) int64 row of each item in the training split, or None.
     """
 
     ids: list[str]
     labels: Tensor | None = None
-    index: Tensor | None = None
     views: list[Tensor] = field(default_factory=list)
     modalities: dict[str, Tensor] = field(default_factory=dict)
     partner: Tensor | None = None
     partner_views: list[Tensor] = field(default_factory=list)
     mask: Tensor | None = None
     texts: list[str] = field(default_factory=list)
+    index: Tensor | None = None
 
     def to(self, device: Any) -> Batch:
         """Return the batch with every tensor on `device` (asynchronous from pinned memory)."""
@@ -54,13 +54,13 @@ class Batch:
         return Batch(
             ids=self.ids,
             labels=one(self.labels),
-            index=one(self.index),
             views=[move(v) for v in self.views],
             modalities={k: move(v) for k, v in self.modalities.items()},
             partner=one(self.partner),
             partner_views=[move(v) for v in self.partner_views],
             mask=one(self.mask),
             texts=self.texts,
+            index=one(self.index),
         )
 
 

@@ -13,6 +13,7 @@ from metrixkit.data.frame_times import sample_indices
 from metrixkit.data.frames import Clip, read_frames
 from metrixkit.data.glyphs import Glyphs
 from metrixkit.data.glyphs_video_text import GlyphsVideoText
+from metrixkit.data.held_out import UNLABELLED, with_held_out
 from metrixkit.data.images import Columns, Images
 from metrixkit.data.inshop import InShop
 from metrixkit.data.loader import default_workers, eval_loader, train_loader
@@ -31,13 +32,17 @@ from metrixkit.data.rating_batches import RatingBatches
 from metrixkit.data.ratings import RatingTable
 from metrixkit.data.samplers import Draw, EpochSampler, Shuffle
 from metrixkit.data.sop import SOP
+from metrixkit.data.tiny_imagenet import TinyImageNet
+from metrixkit.data.torchvision_sets import Torchvision
 from metrixkit.data.transforms import (
+    SecondView,
     Transform,
     eval_transform,
     eval_transform_config,
     eval_transform_from_config,
     train_transform,
 )
+from metrixkit.data.views import TrainViews
 from metrixkit.data.youcook2 import YouCook2
 
 DATASETS: dict[str, type] = {
@@ -47,6 +52,8 @@ DATASETS: dict[str, type] = {
     "inshop": InShop,
     "omniglot": Omniglot,
     "images": Images,
+    "tiny_imagenet": TinyImageNet,
+    "torchvision": Torchvision,
     "glyphs": Glyphs,
     "captions": Captions,
     "msrvtt": MSRVTT,
@@ -102,8 +109,13 @@ __all__ = [
     "RatingTable",
     "SAMPLERS",
     "SOP",
+    "SecondView",
     "Shuffle",
+    "TinyImageNet",
+    "Torchvision",
+    "TrainViews",
     "Transform",
+    "UNLABELLED",
     "YouCook2",
     "collate",
     "default_short_side",
@@ -123,5 +135,6 @@ __all__ = [
     "sample_indices",
     "train_loader",
     "train_transform",
+    "with_held_out",
     "with_validation",
 ]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from metrixkit.data.dataset import Decode, ImageItems, collate
 from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.samplers import Draw, EpochSampler
+from metrixkit.data.views import TrainViews
 from metrixkit.errors import InputError
 from metrixkit.seam import Batch
 
@@ -36,7 +37,7 @@ def default_workers(processes: int = 1) -> int:
 
 def train_loader(
     items: pd.DataFrame,
-    transform: Callable[[Tensor], Tensor],
+    transform: Callable[[Tensor], Tensor] | TrainViews,
     sampler: EpochSampler,
     workers: int,
     views: int = 1,
@@ -46,12 +47,14 @@ def train_loader(
 ) -> DataLoader[Batch]:
     """Return the training batches in the order of `sampler`; its `set_epoch` and `load_state_dict` take effect.
 
+    Where the sampler has partners (:meth:`EpochSampler.set_partners`), batches hold the partners' rows and views.
+
     Args:
         items: The training rows of a manifest.
-        transform: From (3, H, W) uint8 to uint8 of one size.
+        transform: From (3, H, W) uint8 to uint8 of one size; or all views at once, several sizes among them.
         sampler: Plans the batches over the rows of `items`.
         workers: Worker processes, kept between epochs; 0 loads in this process. No effect on what is loaded.
-        views: Augmented views of each image.
+        views: Augmented views of each image; left at 1 with :class:`TrainViews`.
         pin_memory: Whether batches come in page-locked memory, for asynchronous copies; ignored without a GPU.
         classes: Class names in order of their index; None takes the sorted labels of `items`.
         decode: From the path column to (3, H, W) uint8.

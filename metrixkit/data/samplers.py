@@ -16,13 +16,16 @@ from torch import Tensor
 from metrixkit.errors import InputError
 
 _MASK = (1 << 64) - 1
+# Tells the seed of a partner's choice from that of an augmentation.
+_PARTNER = 1
 
 
 class Draw(NamedTuple):
-    """One image of a batch, and the seed of its augmentation."""
+    """One image of a batch, the seed of its augmentation, and the row of its partner (-1 where none is asked for)."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a pair
     seed: int
+    partner: int = -1
 
 
 def mix_seed(*parts: int) -> int:
@@ -57,6 +60,8 @@ class EpochSampler(ABC):
         self.world_size = world_size
         self.epoch = 0
         self._start = 0
+        self._pools: Tensor | None = None
+        self._pool_sizes: list[int] = []
 
     @abstractmethod
     def plan(self, epoch: int) -> list[list[int]]:
@@ -70,6 +75,23 @@ class EpochSampler(ABC):
         """Choose the epoch that the next iteration goes through. A loaded position of this same epoch stays."""
         if epoch != self.epoch:
             self.epoch, self._start = epoch, 0
+
+    def set_partners(self, pools: Tensor | None) -> None:
+        """Choose whom an item may be paired with, from the next iteration on. Not part of :meth:`state_dict`.
+
+        A draw's partner is chosen evenly from its row's pool, a function of (seed, epoch, place in the epoch): not of
+        workers, processes, or where a run was resumed.
+
+        Args:
+            pools: (items, p) int64, each row the items that may be a partner; one that stands in it twice is twice as
+                likely. -1 at the end of a row is padding; a row that begins with -1 has no partner yet, and the item
+                stands in for its own. None pairs nothing.
+
+        Raises:
+            InputError: Another type or shape, a row of items that are not there, or an item behind a -1.
+        """
+        self._pools = None if pools is None else _checked_pools(pools, self.count)
+        self._pool_sizes = [] if self._pools is None else (self._pools >= 0).sum(1).tolist()
 
     def state_dict(self, position: int) -> dict[str, int]:
         """Return what :meth:`load_state_dict` takes.
@@ -98,13 +120,16 @@ class EpochSampler(ABC):
         # A generator, so that the position is taken with the first batch: the data loader calls iter() twice when it
         # has workers and throws one away.
         epoch, start, self._start = self.epoch, self._start, 0
+        # Held, for a loader runs ahead: pools that are set while an epoch goes on belong to the next.
+        pools, sizes = self._pools, self._pool_sizes
         for number, batch in enumerate(self.plan(epoch)[start:], start):
             share = len(batch) // self.world_size
             first = self.rank * share
             # The seed counts places in the global epoch, so it does not depend on the number of processes.
             place = number * self.batch_size + first
             mine = batch[first : first + share]
-            yield [Draw(index, mix_seed(self.seed, epoch, place + offset)) for offset, index in enumerate(mine)]
+            draws = [Draw(index, mix_seed(self.seed, epoch, place + offset)) for offset, index in enumerate(mine)]
+            yield draws if pools is None else [_paired(draw, pools, sizes) for draw in draws]
 
 
 class Shuffle(EpochSampler):
@@ -159,3 +184,37 @@ class Shuffle(EpochSampler):
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the generator of an epoch, a pure function of (seed, epoch)."""
     return torch.Generator().manual_seed(mix_seed(seed, epoch))
+
+
+def partner_seed(draw: Draw) -> int:
+    """Return the seed of the partner's augmentation."""
+    return mix_seed(draw.seed, _PARTNER + 1)
+
+
+def _paired(draw: Draw, pools: Tensor, sizes: list[int]) -> Draw:
+    size = sizes[draw.index]
+    if size == 0:
+        return draw._replace(partner=draw.index)
+    # 63 bits over a few thousand partners: none is likelier than another by more than 1e-15.
+    return draw._replace(partner=int(pools[draw.index, mix_seed(draw.seed, _PARTNER) % size]))
+
+
+def _checked_pools(pools: Tensor, count: int) -> Tensor:
+    if pools.dtype != torch.int64 or pools.ndim != 2 or len(pools) != count or pools.shape[1] < 1:
+        raise InputError(
+            f"partners: expected int64 of shape ({count}, 1 or more), a row for each training image, got "
+            f"{str(pools.dtype).removeprefix('torch.')} of shape {tuple(pools.shape)}"
+        )
+    pools = pools.detach().to("cpu", copy=True)
+    outside = (pools < -1) | (pools >= count)
+    if outside.any():
+        row, place = outside.nonzero()[0].tolist()
+        raise InputError(
+            f"partners: row {row} holds {int(pools[row, place])}, which is no row of the {count} training images (-1 "
+            "is padding)"
+        )
+    behind = (pools[:, :-1] < 0) & (pools[:, 1:] >= 0)
+    if behind.any():
+        row = int(behind.nonzero()[0, 0])
+        raise InputError(f"partners: row {row} has a partner behind a -1; padding belongs at the end of a row")
+    return pools

@@ -5,55 +5,32 @@ Normalisation is not here; it happens on the device, inside the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from metrixkit.data.framing import RandomResizedFrame, Rescaled
+from metrixkit.data.photometric import Photometric, is_off
+from metrixkit.data.transform_settings import Interpolation, SecondView, Transform, check, one_of
 from metrixkit.errors import InputError, did_you_mean
 
-Interpolation = Literal["bilinear", "bicubic"]
-Recipe = Literal["random-resized-crop", "random-crop", "affine", "none"]
+__all__ = [
+    "LimitAspect",
+    "SecondView",
+    "Transform",
+    "eval_transform",
+    "eval_transform_config",
+    "eval_transform_from_config",
+    "framing",
+    "photometric",
+    "train_transform",
+]
 
 _MAX_ASPECT = 4
 _CONFIG_VERSION = 1
-
-
-@dataclass
-class Transform:
-    """Settings of the two transforms; the defaults are the recipe of Metrix (ICLR 2022, Section 5.1).
-
-    Attributes:
-        resize: Short side before the central crop of evaluation (and before ``random-crop``), pixels, at least
-            the model's image size; None is ``round(image_size * 256 / 224)``. Equal to it, images that have this size
-            already pass untouched: what small square images need.
-        train: ``random-resized-crop``: a crop of random area and shape, scaled to the size. ``random-crop``: resized,
-            then a crop at a random place. ``affine``: the evaluation image, turned, moved and scaled a little, edges
-            continued. ``none``: the evaluation image.
-        scale: Area of ``random-resized-crop`` as a share of the image, lowest and highest.
-        ratio: Width / height of ``random-resized-crop``, lowest and highest.
-        flip: Probability of mirroring left and right.
-        color_jitter: Strength j: brightness, contrast and saturation change by a factor in [1 - j, 1 + j], hue by at
-            most j / 4 of the circle; 0 to 1.
-        degrees: Largest turn of ``affine``, either way.
-        translate: Largest move of ``affine`` as a share of the side, either way.
-        zoom: Scale factor of ``affine``, lowest and highest.
-        interpolation: ``bilinear`` or ``bicubic``, always antialiased (``affine`` turns bilinearly).
-    """
-
-    resize: int | None = None
-    train: Recipe = "random-resized-crop"
-    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
-    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
-    flip: float = 0.5
-    color_jitter: float = 0.0
-    degrees: float = 10.0
-    translate: float = 0.1
-    zoom: list[float] = field(default_factory=lambda: [0.9, 1.1])
-    interpolation: Interpolation = "bilinear"
 
 
 def train_transform(settings: Transform, image_size: int) -> nn.Module:
@@ -69,18 +46,35 @@ def train_transform(settings: Transform, image_size: int) -> nn.Module:
     Raises:
         InputError: A setting out of range.
     """
+    return nn.Sequential(framing(settings, image_size), _Only(), photometric(settings))
+
+
+def framing(settings: Transform, image_size: int, sizes: Sequence[int] = ()) -> nn.Module:
+    """Return the first half of the augmentation: which part of the image a view shows, rendered at each size.
+
+    Args:
+        settings: The recipe.
+        image_size: Side of what the encoder gets, pixels.
+        sizes: Sides of the renderings in pixels; empty is `image_size` alone. Only ``random-resized-crop`` renders each
+            from the image itself; what the other recipes give at `image_size` is scaled.
+
+    Returns:
+        A module from (3, H, W) uint8 to a list of one (3, size, size) uint8 tensor a size. It draws once.
+
+    Raises:
+        InputError: A setting out of range.
+    """
     size, resize = _sizes(settings, image_size)
-    _check(settings)
+    check(settings)
+    sizes = tuple(sizes) or (size,)
     mode = InterpolationMode(settings.interpolation)
-    steps: list[nn.Module]
     if settings.train == "random-resized-crop":
-        steps = [
-            v2.RandomResizedCrop(size, tuple(settings.scale), tuple(settings.ratio), interpolation=mode, antialias=True)
-        ]
-    elif settings.train == "random-crop":
+        return RandomResizedFrame(sizes, settings.scale, settings.ratio, settings.flip, mode)
+    steps: list[nn.Module]
+    if settings.train == "random-crop":
         steps = [LimitAspect(), v2.Resize(resize, interpolation=mode, antialias=True), v2.RandomCrop(size)]
     else:
-        steps = [eval_transform(settings, image_size)]
+        steps = [eval_transform(settings, size)]
     if settings.train == "affine":
         # Continued edges instead of a fill colour: right for dark glyphs on light ground and for the reverse.
         turned = v2.RandomAffine(
@@ -90,12 +84,44 @@ def train_transform(settings: Transform, image_size: int) -> nn.Module:
             interpolation=InterpolationMode.BILINEAR,
         )
         steps += [v2.Pad(size // 2, padding_mode="edge"), turned, v2.CenterCrop(size)]
-    if settings.flip > 0:
-        steps.append(v2.RandomHorizontalFlip(settings.flip))
+    return Rescaled(sizes, nn.Sequential(*steps), settings.flip, mode)
+
+
+def photometric(settings: Transform, second: bool = False) -> nn.Module:
+    """Return the second half of the augmentation: what happens to the colours and sharpness of one rendering.
+
+    Args:
+        settings: The recipe.
+        second: Whether it is the second of two views.
+
+    Returns:
+        A module from (3, H, W) uint8 to (3, H, W) uint8. Where everything is off it draws nothing.
+
+    Raises:
+        InputError: A setting out of range.
+    """
+    check(settings)
+    blur, solarize = settings.blur, settings.solarize
+    if second and settings.second_view is not None:
+        blur = blur if settings.second_view.blur is None else settings.second_view.blur
+        solarize = solarize if settings.second_view.solarize is None else settings.second_view.solarize
     if settings.color_jitter > 0:
         j = settings.color_jitter
-        steps.append(v2.ColorJitter(brightness=j, contrast=j, saturation=j, hue=j / 4))
-    return nn.Sequential(*steps)
+        first: list[nn.Module] = [v2.ColorJitter(brightness=j, contrast=j, saturation=j, hue=j / 4)]
+    else:
+        first = []
+    if not is_off(settings.jitter, settings.grayscale, blur, solarize):
+        first.append(
+            Photometric(
+                settings.jitter,
+                settings.jitter_probability,
+                settings.grayscale,
+                blur,
+                settings.blur_sigma,
+                solarize,
+            )
+        )
+    return nn.Sequential(*first)
 
 
 def eval_transform(settings: Transform, image_size: int) -> nn.Module:
@@ -112,7 +138,7 @@ def eval_transform(settings: Transform, image_size: int) -> nn.Module:
         InputError: `resize` below the size, a size below 1, or an unknown interpolation.
     """
     size, resize = _sizes(settings, image_size)
-    _one_of("interpolation", settings.interpolation, get_args(Interpolation))
+    one_of("interpolation", settings.interpolation, get_args(Interpolation))
     mode = InterpolationMode(settings.interpolation)
     return nn.Sequential(LimitAspect(), v2.Resize(resize, interpolation=mode, antialias=True), v2.CenterCrop(size))
 
@@ -169,6 +195,13 @@ class LimitAspect(nn.Module):
         return F.center_crop(image, [min(height, limit), min(width, limit)])
 
 
+class _Only(nn.Module):
+    """The one rendering of a list of one."""
+
+    def forward(self, renderings: list[Tensor]) -> Tensor:
+        return renderings[0]
+
+
 def _sizes(settings: Transform, image_size: int) -> tuple[int, int]:
     resize = settings.resize if settings.resize is not None else round(image_size * 256 / 224)
     if image_size < 1:
@@ -179,21 +212,3 @@ def _sizes(settings: Transform, image_size: int) -> tuple[int, int]:
             f"set transform.resize to {image_size} or more"
         )
     return image_size, resize
-
-
-def _check(settings: Transform) -> None:
-    _one_of("train", settings.train, get_args(Recipe))
-    _one_of("interpolation", settings.interpolation, get_args(Interpolation))
-    for name, upper in (("scale", 1.0), ("ratio", float("inf")), ("zoom", float("inf"))):
-        pair = getattr(settings, name)
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= upper:
-            raise InputError(f"transform.{name}: expected [low, high] with 0 < low <= high <= {upper:g}, got {pair}")
-    for name, upper in (("flip", 1.0), ("color_jitter", 1.0), ("translate", 1.0), ("degrees", 180.0)):
-        value = getattr(settings, name)
-        if not 0 <= value <= upper:
-            raise InputError(f"transform.{name}: expected a number from 0 to {upper:g}, got {value}")
-
-
-def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise InputError(f"transform.{name}: {value!r} is none of its values.{did_you_mean(value, options)}")

@@ -1,4 +1,4 @@
-"""Training on labelled images, judged by retrieval."""
+"""Training on images, judged by retrieval, by classes, or by what frozen features are worth."""
 
 from __future__ import annotations
 
@@ -16,29 +16,42 @@ from metrixkit.data.cache import CachedDecode, default_short_side
 from metrixkit.data.decode import decode as plain_decode
 from metrixkit.data.loader import default_workers, train_loader
 from metrixkit.data.manifest import Manifest, with_validation
-from metrixkit.data.transforms import eval_transform, eval_transform_config, train_transform
+from metrixkit.data.transforms import eval_transform, eval_transform_config
+from metrixkit.data.views import TrainViews
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.jobs.pictures import draw_mixtures, draw_pictures
-from metrixkit.models import ImageEncoder, save_model
+from metrixkit.models import Classifier, ImageEncoder, export_backbone, save_classifier, save_model
 from metrixkit.retrieval import save_predictions
-from metrixkit.tasks import TASKS, Retrieval
+from metrixkit.tasks import (
+    TASKS,
+    Classification,
+    ClassificationSettings,
+    Retrieval,
+    SelfSupervised,
+    SelfSupervisedSettings,
+)
+from metrixkit.tasks.self_supervised import hold_out
 from metrixkit.training.run import RunFolder
 
 log = logging.getLogger(__name__)
 
+LIBRARIES = ("torchvision/", "timm/")  # whose layout a backbone can be exported in
+
 
 def read_data(config: Mapping[str, Any]) -> Manifest:
-    """Read the data set and hold out validation classes where the protocol asks for them."""
+    """Read the data set and hold out what selects the best epoch: classes, or images where tests share their classes."""
     manifest = configs.build(config, "data").read()
     if not isinstance(manifest, Manifest):
         raise InputError(
-            f"data={config['data']['name']} holds no labelled images, and task=retrieval needs them. Pairs of captions "
+            f"data={config['data']['name']} holds no images, and task={config.get('task', 'retrieval')} needs them. Pairs of captions "
             "and videos are for task=crossmodal, ratings for task=recommendation."
         )
     evaluation = configs.settings(config, "evaluation")
+    if isinstance(evaluation, SelfSupervisedSettings | ClassificationSettings):
+        return hold_out(manifest, evaluation, config["seed"])
     if evaluation.protocol == "validation" and evaluation.validation > 0 and "train" in manifest.splits:
         manifest = with_validation(manifest, evaluation.validation, config["seed"])
     return manifest
@@ -54,7 +67,7 @@ def make_decode(config: Mapping[str, Any], image_size: int) -> Callable[[Any], T
 
 def make_task(
     config: Mapping[str, Any], manifest: Manifest, model: ImageEncoder, fabric: Fabric | None = None
-) -> Retrieval:
+) -> Retrieval | Classification | SelfSupervised:
     """Return the task of a config for a model."""
     transform = configs.settings(config, "transform")
     size = model.image_size
@@ -82,7 +95,8 @@ class ImageJob(FromTask):
     manifest: Manifest
     model: ImageEncoder
     method: nn.Module
-    task: Retrieval
+    judged: nn.Module
+    task: Retrieval | Classification | SelfSupervised
     transform: dict[str, Any]
     trainer_parts: dict[str, Any]
 
@@ -95,17 +109,17 @@ class ImageJob(FromTask):
             parameters_line(
                 self.method, self.config["model"].get("backbone", self.config["model"]["name"]), self.fabric
             ),
-            *(f"note: {note}" for note in getattr(self.model, "notes", [])),
+            *(f"note: {note}" for part in (self.model, self.task) for note in getattr(part, "notes", [])),
         ]
 
     def watch(self, epoch: int) -> dict[str, float]:
         """Evaluate the watched split."""
-        return self.task.watch(self.model, epoch)
+        return self.task.watch(self.judged, epoch)  # type: ignore[arg-type]
 
     def judge(self) -> Judged:
         """Evaluate the test split."""
-        tested = self.task.evaluate(self.model, self.task.test_split)
-        metrics, evaluation, found = self.task.describe(self.model, *tested)
+        tested = self.task.evaluate(self.judged, self.task.test_split)  # type: ignore[arg-type]
+        metrics, evaluation, found = self.task.describe(self.judged, *tested)  # type: ignore[arg-type]
         seen = set(self.manifest.part(self.task.test_split).labels) & set(self.manifest.part("train").labels)
         counts = {
             **self.manifest.counts(),
@@ -113,12 +127,21 @@ class ImageJob(FromTask):
             **evaluation.counts,
             "classes_seen_in_training": len(seen),
         }
-        return Judged(metrics, counts, evaluation.definitions, evaluation.intervals(), (found, *tested[1:]))
+        intervals = evaluation.intervals()
+        if isinstance(self.judged, Classifier) and isinstance(self.task, Classification):
+            intervals = {**self.task.intervals(self.judged, tested[1]), **intervals}
+        return Judged(metrics, counts, evaluation.definitions, intervals, (found, *tested[1:]))
 
     def keep(self, folder: RunFolder, judged: Judged) -> None:
         """Write the model, the predictions and the pictures."""
         found, queries, gallery = judged.found
         save_model(self.model, folder.path / "model", self.transform, {"data": self.data, "split": self.split})
+        classifier = self.method.encoders().get("classifier")  # type: ignore[operator]
+        if classifier is not None:
+            save_classifier(classifier, self.manifest.part("train").classes(), folder.path / "model")
+        if not self.method.needs().labels and str(self.config["model"].get("backbone")).startswith(LIBRARIES):  # type: ignore[operator]
+            # What was learned without labels is mostly a start for something else: detectors, other programmes.
+            export_backbone(self.model, folder.path / "backbone.safetensors")
         save_predictions(folder.path / "predictions.npz", found)
         pictures = folder.path / "pictures"
         draw_pictures(pictures, self.manifest, self.task, found, queries, gallery)
@@ -148,11 +171,7 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Im
         if "loss" in config
         else None
     )
-    method = configs.build(config, "method", model=model, **({} if loss is None else {"loss": loss}))
     task = make_task(config, manifest, model, fabric)
-
-    transform = configs.settings(config, "transform")
-    size = model.image_size
     codes = {name: i for i, name in enumerate(classes)}
     sampler = configs.build(
         config,
@@ -162,16 +181,30 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Im
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
+    mixers = {key: configs.build(config, key) for key in ("mixer", "image_mixer") if key in config}
+    parts_of_method = {"loss": loss, **mixers}
+    method = configs.build(
+        config,
+        "method",
+        model=model,
+        **{name: part for name, part in parts_of_method.items() if part is not None},
+        count=len(train_part),
+        num_classes=len(classes),
+        steps=len(sampler) * configs.settings(config, "training").epochs,
+        seed=config["seed"],
+    )
+    transform, size, needs = configs.settings(config, "transform"), model.image_size, method.needs()
     loader = train_loader(
         train_part.items,
-        train_transform(transform, size),
+        TrainViews(transform, size, needs.views, needs.resolutions, needs.small_views, needs.small_size),
         sampler,
         workers=task.workers,
-        views=method.needs().views,
         pin_memory=fabric.device.type == "cuda",
         decode=task.decode,
     )
-    encoder = method.encoders()["image"]
+    encoders = method.encoders()
+    encoder = encoders["image"]
+    judged = _judged_tower(task, encoders, config["method"]["name"])
     parts = loop_parts(
         config,
         fabric,
@@ -179,8 +212,22 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Im
         method,
         loader,
         sampler,
-        watch=lambda epoch: task.watch(encoder, epoch),
+        watch=lambda epoch: task.watch(judged, epoch),  # type: ignore[arg-type]
         selects=task.selects,
-        embed=lambda: torch.as_tensor(task.embed(encoder, "train").vectors),
+        # A recipe may settle its epochs by another tower than the one that is judged.
+        embed=lambda: torch.as_tensor(task.embed(encoders.get("selection", encoder), "train").vectors),
     )
-    return ImageJob(config, fabric, manifest, model, method, task, eval_transform_config(transform, size), parts)
+    return ImageJob(
+        config, fabric, manifest, model, method, judged, task, eval_transform_config(transform, size), parts
+    )
+
+
+def _judged_tower(task: Any, encoders: Mapping[str, nn.Module], method: str) -> nn.Module:
+    """Return which of a method's towers a task judges: the one it names, else the image encoder."""
+    wanted = getattr(task, "tower", "image")
+    if wanted not in encoders:
+        raise InputError(
+            f"task=classification judges a classifier, and method {method!r} trains none. Set method=classification, or "
+            "another task: retrieval, self-supervised."
+        )
+    return encoders[wanted]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lightning_fabric import Fabric
 from torch import nn
 
+from metrixkit.tasks import file_under
 from metrixkit.training.run import RunFolder
 
 
@@ -71,6 +72,10 @@ class Job(Protocol):
         """The metric that training is said to have gained or lost."""
         ...
 
+    def filed(self, history: Sequence[Mapping[str, float]], last: Mapping[str, float]) -> dict[str, float]:
+        """Return what is told beside the selected epoch's metrics, of those watched and of the last epoch's."""
+        ...
+
     def introduction(self) -> list[str]:
         """Return lines that say what is about to be trained on what."""
         ...
@@ -121,7 +126,12 @@ class FromTask:
     @property
     def headline(self) -> str:
         """The metric that training is judged by."""
-        return str(self.task.settings.select_by)
+        return str(getattr(self.task, "headline", self.task.settings.select_by))
+
+    def filed(self, history: Sequence[Mapping[str, float]], last: Mapping[str, float]) -> dict[str, float]:
+        """Return what the task files beside the metrics: by default what ``protocol=paper`` adds."""
+        own = getattr(self.task, "filed", None)
+        return file_under(self.protocol, history, self.headline) if own is None else own(history, last)
 
 
 def parameters_line(method: nn.Module, name: str, fabric: Fabric) -> str:

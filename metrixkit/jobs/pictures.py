@@ -25,7 +25,7 @@ from metrixkit.report import (
 )
 from metrixkit.report.similarities import Items, similarities
 from metrixkit.retrieval import Predictions
-from metrixkit.tasks import Embedded, Retrieval
+from metrixkit.tasks import Classification, Embedded, Retrieval, SelfSupervised
 
 MIXTURES, NEAREST = 5, 6
 CLASSES, EACH = 32, 16  # training items among which a mixture's neighbours are sought: 512 at most
@@ -33,7 +33,12 @@ SAME_CLASS = frozenset({"positive-anchor", "positive-positive"})
 
 
 def draw_pictures(
-    folder: Path, manifest: Manifest, task: Retrieval, found: Predictions, queries: Embedded, gallery: Embedded | None
+    folder: Path,
+    manifest: Manifest,
+    task: Retrieval | Classification | SelfSupervised,
+    found: Predictions,
+    queries: Embedded,
+    gallery: Embedded | None,
 ) -> None:
     """Draw what a model found on the test split: panels, the map, the similarities.
 
@@ -72,7 +77,12 @@ class Loader:
 
 
 def draw_mixtures(
-    path: Path, criterion: nn.Module | None, model: ImageEncoder, stage: int | None, task: Retrieval, seed: int = 0
+    path: Path,
+    criterion: nn.Module | None,
+    model: ImageEncoder,
+    stage: int | None,
+    task: Retrieval | Classification | SelfSupervised,
+    seed: int = 0,
 ) -> Path | None:
     """Draw mixed examples of a run that mixes with Metrix, by the trained model; None for any other run.
 
@@ -113,7 +123,7 @@ def draw_mixtures(
 class Encode:
     """A model in evaluation mode, on this process alone: the others do not draw and would not answer a gather."""
 
-    def __init__(self, model: ImageEncoder, stage: int | None, task: Retrieval) -> None:
+    def __init__(self, model: ImageEncoder, stage: int | None, task: Retrieval | Classification | SelfSupervised) -> None:
         self.model, self.stage, self.task = model, stage, task
         self.device = next(model.parameters()).device
 

@@ -21,12 +21,13 @@ from metrixkit.inference import default_device
 from metrixkit.jobs.images import make_decode, read_data
 from metrixkit.judging.extras import Added, Extras, added
 from metrixkit.judging.pairs import pair_model
+from metrixkit.judging.probes import Probes, plan, probed, settle
 from metrixkit.judging.through_index import one_by_one
 from metrixkit.retrieval import Evaluation
 from metrixkit.tasks import Embedded, Retrieval, judge
 from metrixkit.training.run import command, versions
 
-NOTHING_MORE = Extras()
+NOTHING_MORE, NO_PROBES = Extras(), Probes()
 SECTIONS = ("seed", "data", "loader", "evaluation")
 
 
@@ -36,6 +37,7 @@ def model(
     overrides: Sequence[str],
     extras: Extras = NOTHING_MORE,
     compat: str | None = None,
+    probes: Probes = NO_PROBES,
 ) -> dict[str, Any]:
     """Evaluate a saved model.
 
@@ -45,21 +47,23 @@ def model(
         overrides: ``key=value``; for a run they change its own settings, else they must name the data.
         extras: What to add; of a model of texts and videos only `group_by`.
         compat: "clip4clip" for a model of texts and videos, or None.
+        probes: What to tell of the frozen features; nothing tells of a self-supervised run what its task reports.
 
     Returns:
         As :func:`embeddings`.
 
     Raises:
-        InputError: No model there, no data named, no such split, or extras that cannot be.
+        InputError: No model there, no data named, no such split, or extras or probes that cannot be.
     """
     if where is None or "=" in where:
         raise InputError("which model? Give a run folder, a model folder or a hub name; or --embeddings and --table.")
     embedder = load_model(where, default_device())
     saved = Path(where) / "config.yaml"
     raw: dict[str, Any] = {}
+    run_task = None
     if saved.exists():
         whole = yaml.safe_load(saved.read_text(encoding="utf-8"))
-        raw = {key: whole[key] for key in SECTIONS}
+        raw, run_task = {key: whole[key] for key in SECTIONS}, whole.get("task")
     for override in overrides:
         configs.apply_override(raw, override)
     if "data" not in raw:
@@ -69,9 +73,12 @@ def model(
     if isinstance(embedder, PairEmbeddingModel):
         if replace(extras, group_by=None) != NOTHING_MORE:
             raise InputError("--verify, --rerank, --index and --factory belong to models of images.")
+        if probes.asked:
+            raise InputError("--linear, --knn, --semi, --tsne and --similarity-within belong to models of images.")
         return pair_model(embedder, where, raw, split, compat, extras.group_by)
     if compat is not None:
         raise InputError("--compat belongs to texts and videos; the model at hand is one of images.")
+    probes, changes = settle(raw, run_task, probes)
     config = configs.resolve_sections(raw, SECTIONS)
     manifest = read_data(config)
     extras.check_columns(manifest.items.columns)
@@ -87,6 +94,7 @@ def model(
     said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}{dropped}"]
     settings = configs.settings(config, "evaluation")
     split = task.test_split if split is None else split
+    asked = plan(probes, changes, task, split, config["seed"])
     queries = task.embed(embedder.encoder, split)
     gallery = task.embed(embedder.encoder, "gallery") if split == "query" else None
     evaluation = judge(settings, queries, gallery, group_by=extras.group_by)
@@ -96,6 +104,8 @@ def model(
     source = {"model": str(where), "fingerprint": embedder.fingerprint}
     encode = one_by_one(embedder, task.decode)
     more = added(settings, queries, gallery, extras, evaluation, encode, embedder.fingerprint)
+    if asked.probes.asked:
+        more = probed(asked, more, embedder.encoder, embedder.transform_config, queries, config["seed"])
     return _result(evaluation, more, manifest.split_name, said, source, extras.group_by, geometry, manifest.dropped)
 
 

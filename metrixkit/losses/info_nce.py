@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
+from metrixkit.losses.denominator import check_negatives, log_denominator, nce_rows
 from metrixkit.losses.matched import Takes, check_sides, common_precision, matched_cosines
 from metrixkit.losses.pairs import positive_number
-from metrixkit.losses.unit import cosines, no_autocast, products, unit_rows
+from metrixkit.losses.unit import cosines, no_autocast, unit_rows
 
 
 def info_nce(query: Tensor, key: Tensor, temperature: float = 0.07, negatives: Tensor | None = None) -> Tensor:
@@ -41,19 +42,12 @@ def info_nce(query: Tensor, key: Tensor, temperature: float = 0.07, negatives: T
         s = matched_cosines(query, key)
         with no_autocast(s):
             return F.cross_entropy(s / temperature, torch.arange(len(s), device=s.device))
-    if negatives.ndim != 2 or negatives.shape[1:] != query.shape[1:] or not negatives.is_floating_point():
-        raise InputError(
-            f"negatives: got {negatives.dtype} {tuple(negatives.shape)}, expected a floating tensor of shape "
-            f"(negatives, {query.shape[-1]})."
-        )
+    check_sides(query, key, ("query", "key"))
+    check_negatives(negatives, query)
     with no_autocast(query):
-        q, k, n = (unit_rows(rows) for rows in common_precision(query, key, negatives))
-        if q.shape != k.shape or not len(q):
-            raise InputError(
-                f"query has shape {tuple(q.shape)} and key {tuple(k.shape)}; expected the same, not empty."
-            )
-        logits = torch.cat([torch.linalg.vecdot(q, k)[:, None], products(q, n)], 1) / temperature
-        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+        q, k = (unit_rows(rows) for rows in common_precision(query, key, negatives[:0])[:2])
+        own = torch.linalg.vecdot(q, k) / temperature
+        return nce_rows(own, log_denominator(q, negatives, temperature)).mean()
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.5) -> Tensor:

@@ -104,10 +104,11 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = ctx.saved_tensors
         with no_autocast(a):
-            return grad @ b, grad.T @ a
+            by_a, by_b = ctx.needs_input_grad
+            return grad @ b if by_a else None, grad.T @ a if by_b else None
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from metrixkit.methods.byol import BYOL
+from metrixkit.methods.classification import Classification
+from metrixkit.methods.clim import CLIM
 from metrixkit.methods.gmc import GMC, Fusion
+from metrixkit.methods.image_mixers import LABEL_MIXERS
+from metrixkit.methods.instance_mixers import MIXERS
 from metrixkit.methods.metric import MetricLearning
+from metrixkit.methods.moco import MoCo
 from metrixkit.methods.recommender import Recommender
+from metrixkit.methods.simclr import SimCLR
+from metrixkit.methods.swav import SwAV
 from metrixkit.methods.video_text import VideoTextRetrieval
 
 METHODS: dict[str, type] = {
     "metric": MetricLearning,
+    "classification": Classification,
+    "moco": MoCo,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "swav": SwAV,
+    "clim": CLIM,
     "recommender": Recommender,
     "video_text": VideoTextRetrieval,
     "gmc": GMC,
     "fusion": Fusion,
 }
 
-__all__ = ["GMC", "METHODS", "Fusion", "MetricLearning", "Recommender", "VideoTextRetrieval"]
+__all__ = [
+    "BYOL",
+    "CLIM",
+    "GMC",
+    "LABEL_MIXERS",
+    "METHODS",
+    "MIXERS",
+    "Classification",
+    "Fusion",
+    "MetricLearning",
+    "MoCo",
+    "Recommender",
+    "SimCLR",
+    "SwAV",
+    "VideoTextRetrieval",
+]

@@ -7,12 +7,17 @@ from typing import cast
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.models.own_trunk import BACKBONES, OwnTrunk
+from metrixkit.models.stem import StemName, check_stem, small_stem
 from metrixkit.models.trunk import Trunk
 from metrixkit.models.weights import load_weights
 
 
 def build_trunk(
-    backbone: str, weights: str = "none", image_size: int | None = None, own_pooling: bool = False
+    backbone: str,
+    weights: str = "none",
+    image_size: int | None = None,
+    own_pooling: bool = False,
+    stem: StemName = "imagenet",
 ) -> Trunk:
     """Return the trunk called `backbone` with `weights`.
 
@@ -23,10 +28,13 @@ def build_trunk(
             what is not cached), or the path of a ``.pt``, ``.pth`` or ``.safetensors`` file in the library's layout.
         image_size: Side of the input in pixels, None for the card's.
         own_pooling: Whether the model's own pooling will be used, so that its weights are wanted too.
+        stem: ``imagenet`` leaves the backbone as it is; for ``small`` see :func:`metrixkit.models.stem.small_stem`.
 
     Raises:
-        InputError: No such backbone, or weights that are missing, cannot be had or belong to another architecture.
+        InputError: No such backbone or stem, or weights that are missing, cannot be had or belong to another
+            architecture.
     """
+    check_stem(stem, weights, backbone)
     pretrained = weights == "pretrained"
     library, _, name = backbone.partition("/")
     trunk: object
@@ -49,6 +57,9 @@ def build_trunk(
     else:
         raise InputError(_unknown(backbone))
     built = cast(Trunk, trunk)
+    if stem == "small":
+        small_stem(built.model, backbone)
+        backbone += " with stem small"
     if weights not in ("none", "pretrained"):
         load_weights(built, Path(weights), backbone, own_pooling)
     return built

@@ -12,6 +12,7 @@ from metrixkit.models.backbone import build_trunk
 from metrixkit.models.head import Head
 from metrixkit.models.pooling import Pool, PoolingName, check_pooling
 from metrixkit.models.stages import Split
+from metrixkit.models.stem import StemName
 from metrixkit.models.training_part import freeze, groups, trainable_stages
 from metrixkit.models.trunk import Card, feature_shape, own_pool_channels, reached_parameters
 from metrixkit.seam import Group
@@ -40,6 +41,9 @@ class ImageEncoder(nn.Module):
         mean: Mean of red, green and blue in [0, 1] to subtract; None takes the card's.
         std: Their standard deviation to divide by; None takes the card's.
         channels_last: Keep weights and images in channels-last memory; faster for CNNs in low precision.
+        stem: First layers of the backbone: ``imagenet``, its own; ``small``, for ResNets on images of 32 to 96 pixels,
+            3 x 3 with stride 1 and no max-pool, so that maps are four times as large in each direction. Give
+            `image_size` with it: the card's is that of the other stem.
 
     Attributes:
         embedding_dim: Length of the embedding.
@@ -70,11 +74,12 @@ class ImageEncoder(nn.Module):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         channels_last: bool = False,
+        stem: StemName = "imagenet",
     ) -> None:
         super().__init__()
         self._frozen: list[str] = []
         _check_numbers(dim, layer_decay, head_lr, image_size, mean, std)
-        trunk = build_trunk(backbone, weights, image_size, own_pooling=pooling == "model")
+        trunk = build_trunk(backbone, weights, image_size, pooling == "model", stem)
         self.trunk = cast(nn.Module, trunk)
         card = trunk.card
         self.image_size = image_size or card.image_size
@@ -102,6 +107,7 @@ class ImageEncoder(nn.Module):
             "backbone": backbone, "weights": weights, "pooling": pooling, "dim": dim, "normalize": normalize,
             "freeze_batch_norm": freeze_batch_norm, "train": train, "layer_decay": layer_decay, "head_lr": head_lr,
             "image_size": self.image_size, "mean": mean, "std": std, "channels_last": channels_last,
+            "stem": stem,
         }  # fmt: skip
 
         self._stages = trunk.stages()

@@ -34,7 +34,7 @@ class TimmTrunk(nn.Module):
     def __init__(self, name: str, image_size: int | None, pretrained: bool) -> None:
         super().__init__()
         _check_name(name, pretrained)
-        self.model: nn.Module = _create(name, image_size, pretrained)
+        self.model: nn.Module = create(name, image_size, pretrained)
         config = getattr(self.model, "pretrained_cfg", {})
         self.card = Card(
             image_size=int(config.get("input_size", (3, 224, 224))[-1]),
@@ -107,7 +107,12 @@ def _check_name(name: str, pretrained: bool) -> None:
         raise InputError(f"backbone 'timm/{name}': timm has no weights for it; use weights: none or a file.")
 
 
-def _create(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
+def create(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
+    """Return timm's own model without classifier, built for the image size where it takes one.
+
+    Raises:
+        InputError: Pretrained weights that cannot be had.
+    """
     if pretrained:
         log.info("weights of timm/%s: from timm's cache, or downloaded", name)
     try:

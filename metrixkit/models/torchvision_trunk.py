@@ -42,7 +42,7 @@ class TorchvisionTrunk(nn.Module):
         base, weights = _weights(name)
         self.card = _card(weights)
         self._image_size = image_size or self.card.image_size
-        self.model: nn.Module = _create(base, self._image_size)
+        self.model: nn.Module = create(base, self._image_size)
         self._vit = isinstance(self.model, VisionTransformer)
         self._relu = isinstance(self.model, models.DenseNet)  # applied by its forward, in no child
         self.prefix_tokens = int(self._vit)
@@ -142,7 +142,12 @@ def _card(weights: Any) -> Card:
     return Card(int(preset.crop_size[0]), tuple(preset.mean), tuple(preset.std))
 
 
-def _create(base: str, image_size: int) -> nn.Module:
+def create(base: str, image_size: int) -> nn.Module:
+    """Return torchvision's own model with random weights, built for the image size where its family asks for one.
+
+    Raises:
+        InputError: An image size that the family does not take.
+    """
     if base.startswith("vit_"):
         # The patch size is the last part of the name: vit_b_16.
         patch = int(base.rsplit("_", 1)[-1])

@@ -112,7 +112,7 @@ def _results(results: Mapping[str, Any], within: Interval | None) -> str:
     given = given if isinstance(given, Mapping) else {}
     definitions, shared = exact(names, given)
     # The plain words speak of pictures and classes, or of texts and videos.
-    plain = is_retrieval(results) or results.get("task") == "crossmodal"
+    plain = is_retrieval(results) or results.get("task") in ("crossmodal", "self-supervised", "classification")
     head = "".join(f'<th class="number">{safe(title)}</th>' for title, _ in filled)
     lines = [f"<tr><th>metric</th>{head}<th>what it says</th></tr>"]
     for name in names:

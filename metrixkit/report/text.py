@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # Not shares: no percent.
-PLAIN = ("utilization", "uniformity", "alignment", "loss", "median_rank", "mean_rank", "mae", "pearson")
+PLAIN = (
+    "utilization",
+    "uniformity",
+    "alignment",
+    "loss",
+    "nll",
+    "median_rank",
+    "mean_rank",
+    "mae",
+    "pearson",
+    "intra_class_similarity",
+)
 
 
 def is_share(name: str) -> bool:

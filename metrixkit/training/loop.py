@@ -34,8 +34,8 @@ class Sampler(Protocol):
         """Go on at ``{"epoch": e, "position": k}``: the next batch is the k-th of epoch e."""
         ...
 
-    def set_partners(self, pools: Tensor) -> None:
-        """Draw each item's partner from its row of (items, p); asked only where the recipe needs partners."""
+    def set_partners(self, pools: Tensor | None) -> None:
+        """Draw each item's partner from its row of (items, p); None for no partners."""
         ...
 
 
@@ -109,7 +109,8 @@ class Trainer:
             if plan.logs:
                 self.log.numbers(progress.step, epoch, plan.logs)
         if self.method.needs().partners:
-            self.sampler.set_partners(self.method.partners)  # type: ignore[attr-defined]
+            pools: Tensor = self.method.partners  # type: ignore[attr-defined]
+            self.sampler.set_partners(pools.cpu() if bool((pools >= 0).any()) else None)
         self.sampler.load_state_dict({"epoch": epoch, "position": progress.position})
         module.train()
         started = time.perf_counter()
@@ -182,7 +183,7 @@ class Trainer:
             words += [
                 f"{name} {100 * value:.1f}"
                 for name, value in metrics.items()
-                if name == self.select_by or name.endswith(("/recall@1", "/map@r"))
+                if name == self.select_by or name.endswith(("/recall@1", "/map@r", "/top1"))
             ]
             if self.select_by is not None:
                 score = metrics[self.select_by]

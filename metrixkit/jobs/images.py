@@ -42,12 +42,12 @@ LIBRARIES = ("torchvision/", "timm/")  # whose layout a backbone can be exported
 
 
 def read_data(config: Mapping[str, Any]) -> Manifest:
-    """Read the data set and hold out what selects the best epoch: classes, or images where tests share their classes."""
+    """Read the data set and hold out what selects the best epoch: classes, or images where tests share classes."""
     manifest = configs.build(config, "data").read()
     if not isinstance(manifest, Manifest):
         raise InputError(
-            f"data={config['data']['name']} holds no images, and task={config.get('task', 'retrieval')} needs them. Pairs of captions "
-            "and videos are for task=crossmodal, ratings for task=recommendation."
+            f"data={config['data']['name']} holds no images, and task={config.get('task', 'retrieval')} needs them. "
+            "Pairs of captions and videos are for task=crossmodal, ratings for task=recommendation."
         )
     evaluation = configs.settings(config, "evaluation")
     if isinstance(evaluation, SelfSupervisedSettings | ClassificationSettings):
@@ -227,7 +227,7 @@ def _judged_tower(task: Any, encoders: Mapping[str, nn.Module], method: str) -> 
     wanted = getattr(task, "tower", "image")
     if wanted not in encoders:
         raise InputError(
-            f"task=classification judges a classifier, and method {method!r} trains none. Set method=classification, or "
-            "another task: retrieval, self-supervised."
+            f"task=classification judges a classifier, and method {method!r} trains none. Set method=classification, "
+            "or another task: retrieval, self-supervised."
         )
     return encoders[wanted]

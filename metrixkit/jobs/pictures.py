@@ -123,7 +123,9 @@ def draw_mixtures(
 class Encode:
     """A model in evaluation mode, on this process alone: the others do not draw and would not answer a gather."""
 
-    def __init__(self, model: ImageEncoder, stage: int | None, task: Retrieval | Classification | SelfSupervised) -> None:
+    def __init__(
+        self, model: ImageEncoder, stage: int | None, task: Retrieval | Classification | SelfSupervised
+    ) -> None:
         self.model, self.stage, self.task = model, stage, task
         self.device = next(model.parameters()).device
 

@@ -19,12 +19,14 @@ from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.inference import default_device
 from metrixkit.jobs.images import make_decode, read_data
+from metrixkit.judging import classes
 from metrixkit.judging.extras import Added, Extras, added
 from metrixkit.judging.pairs import pair_model
 from metrixkit.judging.probes import Probes, plan, probed, settle
 from metrixkit.judging.through_index import one_by_one
 from metrixkit.retrieval import Evaluation
 from metrixkit.tasks import Embedded, Retrieval, judge
+from metrixkit.tasks.self_supervised import hold_out
 from metrixkit.training.run import command, versions
 
 NOTHING_MORE, NO_PROBES = Extras(), Probes()
@@ -47,7 +49,8 @@ def model(
         overrides: ``key=value``; for a run they change its own settings, else they must name the data.
         extras: What to add; of a model of texts and videos only `group_by`.
         compat: "clip4clip" for a model of texts and videos, or None.
-        probes: What to tell of the frozen features; nothing tells of a self-supervised run what its task reports.
+        probes: What to tell of the frozen features; nothing tells of a self-supervised run what its task reports. A
+            classification run also tells what its classifier says.
 
     Returns:
         As :func:`embeddings`.
@@ -79,8 +82,11 @@ def model(
     if compat is not None:
         raise InputError("--compat belongs to texts and videos; the model at hand is one of images.")
     probes, changes = settle(raw, run_task, probes)
+    classified = classes.settle(raw, run_task)
     config = configs.resolve_sections(raw, SECTIONS)
     manifest = read_data(config)
+    if classified is not None:
+        manifest = hold_out(manifest, classified, config["seed"])
     extras.check_columns(manifest.items.columns)
     loader = configs.settings(config, "loader")
     task = Retrieval(
@@ -106,6 +112,8 @@ def model(
     more = added(settings, queries, gallery, extras, evaluation, encode, embedder.fingerprint)
     if asked.probes.asked:
         more = probed(asked, more, embedder.encoder, embedder.transform_config, queries, config["seed"])
+    if classified is not None:
+        more = classes.answered(more, where, embedder, queries)
     return _result(evaluation, more, manifest.split_name, said, source, extras.group_by, geometry, manifest.dropped)
 
 

@@ -25,8 +25,8 @@ from metrixkit.seam import Batch, EpochPlan, Group, Needs, Output
 class Classification(nn.Module):
     """A linear classifier on an encoder, both trained by cross-entropy, with any of the image mixers.
 
-    A step mixes the whole batch with a permutation of itself, in which a row may meet itself, and takes ``lambda CE(y_i)
-    + (1 - lambda) CE(y_j)`` with the lambda that the mixer returns. Mixtures are of a process's own rows.
+    A step mixes the batch with a permutation of itself (a row may meet itself) and minimises ``lambda CE(y_i) +
+    (1 - lambda) CE(y_j)`` with the lambda that the mixer returns. Mixtures are of a process's own rows.
 
     Args:
         model: Encoder of images to embeddings that are not normalised (``model.normalize=false``); pooled features
@@ -88,7 +88,7 @@ class Classification(nn.Module):
             pairing = self._pairing(images, labels)
             second = labels[pairing.partner.to(labels.device)]
             mixed, embeddings = self._mixed(images, pairing, stage)
-            lam = mixed.lam
+            lam = torch.full((len(labels),), float(pairing.lam))
         else:
             embeddings = self.model(images)
         with no_autocast(embeddings):

@@ -29,9 +29,9 @@ class ClassificationSettings:
     Attributes:
         protocol: ``validation`` holds out a share of each class's training images and selects on them. ``paper`` trains
             on all of them and, as published tables do, looks at the test split after each epoch; the best such epoch is
-            filed as ``oracle/top1``, the median of the last ten as ``median10/top1``, and the headline is the last one's.
+            filed as ``oracle/top1``, the median of the last ten as ``median10/top1``; the headline is the last one's.
         validation: That share; 0 holds out none and keeps the last epoch.
-        select_by: ``top1`` on the held-out images, or ``last``: the last epoch, the held-out images being watched only.
+        select_by: ``top1`` on the held-out images, or ``last``: the last epoch, held-out images being watched only.
         recall_at: The k of recall@k of the embeddings on the test split, whose classes were trained on.
         metrics: Further retrieval metrics there, as for task=retrieval.
         every: Epochs between evaluations.

@@ -56,9 +56,10 @@ class Mixer(nn.Module):
     ImageNet (``warp=-1``); AutoMix gives lambda as a channel outside CIFAR and Tiny-ImageNet (``encoding="channel"``).
 
     Everything is computed in float32 at least, whatever autocast says. Attention holds ``4 B (h w)^2`` bytes a copy in
-    float32, three copies in training: 9 MiB for 64 pairs of 14 x 14, 600 MiB at 40 x 40. One lambda for a whole batch
+    float32, three copies in training: 9 MiB for 64 pairs of 14 x 14, 625 MiB at 40 x 40. One lambda for a whole batch
     is cancelled in the non-linear content by batch norm in training mode (it scales all of it alike) and then acts
-    through attention alone; a lambda for each pair acts through both.
+    through attention alone, from which masks learn to follow it slowly if at all; a lambda for each pair acts through
+    both. In evaluation mode both do.
 
     Weights are drawn from torch's global generator: convolutions from Normal(0, 0.01), biases 0. So is dropout.
 

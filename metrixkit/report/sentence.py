@@ -16,6 +16,13 @@ from metrixkit.report.text import format_change, format_value, is_share
 LEVEL, RESAMPLES = 0.95, 10_000
 Interval = tuple[float, float]
 
+# What a picture does that counts for a metric of guessed classes.
+_GUESSES = {
+    "knn@1": "get their own class by the vote of the training pictures nearest to them",
+    "linear@1": "get their own class from a linear classifier of the frozen features",
+    "top1": "get their own class from the classifier",
+}
+
 
 def headline(results: Mapping[str, Any]) -> str | None:
     """Return the name of the metric that a result file is judged by: of retrieval its first recall@1, of other tasks
@@ -86,7 +93,8 @@ def plain_sentence(results: Mapping[str, Any], within: Interval | None) -> str:
         return ""
     value, was = metrics[name], before.get(name)
     cutoff = re.fullmatch(r"recall@(\d+)", name)
-    if not cutoff or not 0 <= value <= 1:
+    does = f"find {_what(results, int(cutoff[1]))}" if cutoff else _GUESSES.get(name)
+    if does is None or not 0 <= value <= 1:
         start = f"; before training it was {format_value(name, was)}" if was is not None else ""
         return f"{name} is {format_value(name, value)}{start}."
     near = [v for v in (value, was, *(within or ())) if v is not None]
@@ -94,7 +102,7 @@ def plain_sentence(results: Mapping[str, Any], within: Interval | None) -> str:
     found = f"{round(base * value):,}"
     if within is not None:
         found += f" ({round(base * within[0]):,} to {round(base * within[1]):,} with 95 % confidence)"
-    sentence = f"Of {base:,} {_whose(results)}, {found} find {_what(results, int(cutoff[1]))}"
+    sentence = f"Of {base:,} {_whose(results)}, {found} {does}"
     if was is None:
         return sentence + "."
     if was == value:

@@ -262,3 +262,17 @@ def test_other_tasks_are_judged_by_the_metric_that_they_name(tmp_path):
     assert "ndcg@10 is 25.0 %; before training it was 5.0 %." in page
     assert "Training lost" not in page
     assert "pictures of the class" not in page
+
+
+def test_sentence_of_guessed_classes() -> None:
+    results = {
+        "task": "self-supervised",
+        "headline": "knn@1",
+        "metrics": {"knn@1": 0.207, "recall@1": 0.12},
+        "before": {"knn@1": 0.182},
+        "counts": {"classes_seen_in_training": 20},
+    }
+    assert plain_sentence(results, None) == (
+        "Of 100 test pictures, 21 get their own class by the vote of the training pictures nearest to them; before "
+        "training it was 18."
+    )

@@ -215,8 +215,10 @@ def check_selects(settings: CrossModalSettings) -> None:
 
 
 def with_rsum(found: CrossModal, recall_at: Sequence[int]) -> CrossModal:
-    """Return the evaluation with ``rsum``, the sum of all its recalls, both directions together."""
-    cutoffs = list(dict.fromkeys(int(k) for k in recall_at))
+    """Return the evaluation with ``rsum``: both directions' recalls at 1, 5 and 10, as far as they are there, added."""
+    wanted = list(dict.fromkeys(int(k) for k in recall_at))
+    # The field's sum has these three; where none is asked for, what is.
+    cutoffs = [k for k in wanted if k in (1, 5, 10)] or wanted
     total = sum(found[f"{direction}/recall@{k}"] for direction in ("t2v", "v2t") for k in cutoffs)
     told = RSUM.format(at=", ".join(map(str, cutoffs)), most=2 * len(cutoffs))
     return replace(found, metrics={**found.metrics, "rsum": total}, definitions={"rsum": told, **found.definitions})

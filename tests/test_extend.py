@@ -44,7 +44,7 @@ def test_every_block_of_extend_runs(tmp_path: Path, repository: Path) -> None:
             [sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    for run in ("own-loss", "own-data", "own-net"):
+    for run in ("own-loss", "own-data", "own-net", "own-mixer"):
         results = json.loads((tmp_path / "runs" / run / "results.json").read_text())
         assert 0 <= results["metrics"]["recall@1"] <= 1
     assert np.load(tmp_path / "embedded/embeddings.npy").shape == (16 * 8, 32)

@@ -88,7 +88,7 @@ class Classification(nn.Module):
             pairing = self._pairing(images, labels)
             second = labels[pairing.partner.to(labels.device)]
             mixed, embeddings = self._mixed(images, pairing, stage)
-            lam = torch.full((len(labels),), float(pairing.lam))
+            lam = mixed.lam
         else:
             embeddings = self.model(images)
         with no_autocast(embeddings):

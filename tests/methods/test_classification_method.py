@@ -44,23 +44,27 @@ def step(method: Classification, batch: Batch) -> float:
     with torch.no_grad():
         for p in method.parameters():
             assert p.grad is not None
-            p -= 0.1 * p.grad
+            p.sub_(0.1 * p.grad)
             p.grad = None
     return float(total.detach())
 
 
 class Spy(ImageMixer):
-    """Notes what it is given and mixes pixels by the lambda it is told."""
+    """Notes what it is given and mixes pixels by the lambda it is told; labels may be told another."""
+
+    told: float | None
 
     def __init__(self, lam: float | None = None, alpha: float = 1.0) -> None:
-        self.lam, self.alpha, self.seen = lam, alpha, []  # type: ignore[var-annotated]
+        self.lam, self.alpha, self.told = lam, alpha, None
+        self.seen: list[Pairing] = []
 
     def mix(self, inputs: Tensor, pairing: Pairing) -> MixedImages:
         self.seen.append(pairing)
         lam = pairing.lam if self.lam is None else self.lam
         share = torch.as_tensor(lam, dtype=inputs.dtype).expand(len(inputs))
         rows = share[:, None, None, None]
-        return MixedImages(rows * inputs + (1 - rows) * inputs[pairing.partner], share, None)
+        mixed = rows * inputs + (1 - rows) * inputs[pairing.partner]
+        return MixedImages(mixed, share if self.told is None else torch.full_like(share, self.told), None)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,6 +125,7 @@ def test_vanilla_is_plain_cross_entropy_and_draws_nothing(how: str) -> None:
     batch, before = data(), method.generator.get_state()
     found = method(batch).losses["total"]
     logits = method.encoders()["classifier"](batch.views[0])
+    assert batch.labels is not None
     torch.testing.assert_close(found, F.cross_entropy(logits, batch.labels))
     assert torch.equal(method.generator.get_state(), before)
     smooth = made(mixer, probability=0.0, label_smoothing=0.1).eval()
@@ -166,8 +171,7 @@ def test_both_partners_of_one_class_have_one_label() -> None:
         spy = Spy(0.5)
         method = made(spy, toy())
         method.linear.weight.data.copy_(torch.arange(24.0).view(4, 6) / 10)
-        mix = spy.mix
-        spy.mix = lambda x, p, mix=mix, lam=lam: mix(x, p)._replace(lam=torch.full((6,), lam))  # type: ignore[method-assign]
+        spy.told = lam
         totals.append(float(method(batch).losses["total"].detach()))
     assert totals[0] == totals[1]
 
@@ -269,8 +273,9 @@ def test_towers() -> None:
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], words: str) -> None:
+    arguments: dict[str, Any] = {"model": encoder(), "num_classes": CLASSES, **settings}
     with pytest.raises(InputError, match=words):
-        Classification(**({"model": encoder(), "num_classes": CLASSES} | settings))
+        Classification(**arguments)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ def test_calibration() -> None:
     sure = torch.tensor([0.61, 0.79])
     assert calibration_error(sure, torch.tensor([True, False]), bins=1) == pytest.approx(0.2)
     assert calibration_error(sure, torch.tensor([True, False])) == pytest.approx((0.39 + 0.79) / 2)
+    # An upper edge belongs to its bin.
+    assert calibration_error(torch.tensor([0.5, 0.4]), torch.tensor([True, False]), bins=2) == pytest.approx(0.05)
 
 
 def test_few_classes_and_classes_never_trained_on() -> None:
@@ -249,15 +251,15 @@ def test_recall_on_classes_never_trained_on(photos: Path, tmp_path: Path, monkey
 
 
 def test_settings_that_do_not_go_together(photos: Path, tmp_path: Path) -> None:
-    cases = (
-        ((photos / "unseen"), [], "unseen classes are for task=retrieval"),
-        ((photos / "shared"), ["method=moco", "image_mixer="], "method 'moco' trains none"),
-        ((photos / "shared"), ["image_mixer=cutmx"], "Did you mean 'cutmix'"),
-        ((photos / "shared"), ["image_mixer.decay=2"], "image_mixer.decay is not a setting"),
-        ((photos / "shared"), ["method=moco", "task=self-supervised"], "image_mixer does not apply"),
-        ((photos / "shared"), ["mixer=imix"], "mixer does not apply"),
-        ((photos / "shared"), ["evaluation.select_by=recall@1"], "one of 'top1', 'last'"),
-        ((photos / "shared"), ["model.normalize=true"], "normalize=false"),
+    cases: tuple[tuple[Path, list[str], str], ...] = (
+        (photos / "unseen", [], "unseen classes are for task=retrieval"),
+        (photos / "shared", ["method=moco", "image_mixer="], "method 'moco' trains none"),
+        (photos / "shared", ["image_mixer=cutmx"], "Did you mean 'cutmix'"),
+        (photos / "shared", ["image_mixer.decay=2"], "image_mixer.decay is not a setting"),
+        (photos / "shared", ["method=moco", "task=self-supervised"], "image_mixer does not apply"),
+        (photos / "shared", ["mixer=imix"], "mixer does not apply"),
+        (photos / "shared", ["evaluation.select_by=recall@1"], "one of 'top1', 'last'"),
+        (photos / "shared", ["model.normalize=true"], "normalize=false"),
     )
     for number, (root, overrides, words) in enumerate(cases):
         with pytest.raises(InputError, match=words.replace("(", r"\(")):

@@ -10,7 +10,8 @@ belongs to, or with a column ``text`` which text the row tells of. Without --pai
 ``python -m metrixkit.evaluate RUN --knn --linear``: what the frozen features of a model of images are worth, on the
 run's own data or, with ``data=OTHER``, on another set: neighbours that vote, a linear classifier (``--linear moco`` and
 others: as published, epochs long; ``linear.epochs=20`` and the like change them), fine-tuning on few labels (``--semi
-1%``, ``semi.lr=1``), the intra-class similarity, a t-SNE picture. Of a self-supervised run, what its task reports.
+1%``, ``semi.lr=1``), the intra-class similarity, a t-SNE picture. Of a self-supervised run, what its task reports. Of a
+classification run, top-1 and top-5 of its classifier beside the retrieval.
 ``--group-by``, ``--verify``, ``--rerank``, ``--index`` and ``--factory`` go with images, ``--group-by video`` and
 ``--compat`` with texts and videos, whether a model made them or somebody.
 """

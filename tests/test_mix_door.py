@@ -21,6 +21,7 @@ from metrixkit.mixing.images import IMAGE_MIXERS, gradient_saliency
 from metrixkit.mixing.mixer import Mixer, adjust_mask, load_mixer, save_mixer
 from metrixkit.models import ImageEncoder, save_model
 from metrixkit.models.classifier import Classifier, save_classifier
+from metrixkit.report.mix_sheet import heat
 from metrixkit.sheets import (
     Mixers,
     Pairs,
@@ -411,10 +412,8 @@ def test_views_show_the_attention_of_the_place_asked_for(run):
     height, width = masks.content.shape[-2:]
     weights = masks.attention[0, width - 1]
     assert cell.mark == (0.5 / height, (width - 0.5) / width)
-    assert cell.lines[1:] == (
-        f"{float(weights.min()) * height * width:.2g} to",
-        f"{float(weights.max()) * height * width:.2g} × even",
-    )
+    np.testing.assert_array_equal(cell.image, heat(block.second, weights.numpy().reshape(height, width)))
+    assert cell.lines[2] == f"{float(weights.max()) * height * width:.3g} × even"
 
 
 def test_what_is_wrong_is_said_before_anything_is_drawn(door, photos, run, tmp_path, monkeypatch):
@@ -435,6 +434,7 @@ def test_what_is_wrong_is_said_before_anything_is_drawn(door, photos, run, tmp_p
         (["empty"], "no images in empty"),
         (["nowhere"], "no file or folder"),
         ([], "no images: name files"),
+        (["data=glyphs_video_text"], "holds no images but"),
         ([photos, "--mixers", "cutmx"], "Did you mean 'cutmix'"),
         ([photos, "--lambdas", "0,1.5"], "got 1.5"),
         ([photos, "--lambdas", "0,nan"], "got nan"),

@@ -1,0 +1,199 @@
+"""From what a user asked for to the files: which images, which pictures, which tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from metrixkit import config as configs
+from metrixkit.data.transforms import Transform, eval_transform
+from metrixkit.embedding.folder import read_source
+from metrixkit.errors import InputError
+from metrixkit.jobs.images import read_data
+from metrixkit.report.markup import write_text
+from metrixkit.report.mask_curve import accuracy_curve, mask_curve
+from metrixkit.report.mix_sheet import mix_sheet
+from metrixkit.sheets.accuracy import mixed_accuracy
+from metrixkit.sheets.masks import mask_statistics, slopes
+from metrixkit.sheets.mixers import Mixers, check_lambdas
+from metrixkit.sheets.models import RunModels, load_run
+from metrixkit.sheets.pairs import Rows, choose_pairs, read_pairs, ring_pairs
+from metrixkit.sheets.sheet import Position, blocks
+
+SHEET_LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CURVE_LAMBDAS = tuple(step / 10 for step in range(11))
+SIZE, LEAST_SIZE = 128, 16
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asked for.
+
+    Attributes:
+        sources: Image files, folders, or ``data=NAME`` with its settings; empty takes the test split of the run.
+        mixers: Names with commas between, or "all".
+        lambdas: Shares of the first image; None takes 0, 0.25 ... 1 for the sheet and 0, 0.1 ... 1 for curves.
+        pairs: Blocks of the sheet.
+        measured: Pairs at most that curves rest on.
+        seed: Of pairs, boxes, noise and coins.
+        run: A run folder, model folder or hub name, or None.
+        size: Side of the images in pixels; None takes 128, or the model's if that is more.
+        views: Of the learned Mixer.
+        position: Of the place whose attention is shown, row and column as shares.
+        out: The sheet, a ``.png``.
+        curve: The curve of mask means, a ``.png``; its numbers go into a ``.csv`` beside it.
+        accuracy: The curve of accuracy on mixtures, likewise.
+    """
+
+    sources: Sequence[str]
+    mixers: str = "all"
+    lambdas: Sequence[float] | None = None
+    pairs: int = 1
+    measured: int = 128
+    seed: int = 0
+    run: str | None = None
+    size: int | None = None
+    views: Sequence[str] = ()
+    position: Position = (0.5, 0.5)
+    out: str | None = None
+    curve: str | None = None
+    accuracy: str | None = None
+
+
+def make(wanted: Wanted, say: Callable[[str], None]) -> None:
+    """Draw and write all that is wanted; `say` gets a line for each file, and the slopes.
+
+    Raises:
+        InputError: Something that was asked for cannot be had.
+    """
+    for path in (wanted.out, wanted.curve, wanted.accuracy):
+        if path is not None and Path(path).suffix.lower() != ".png":
+            raise InputError(f"{path}: pictures are written as .png; name the file so.")
+    lambdas = check_lambdas(SHEET_LAMBDAS if wanted.lambdas is None else wanted.lambdas)
+    over = check_lambdas(CURVE_LAMBDAS if wanted.lambdas is None else wanted.lambdas)
+    if wanted.size is not None and wanted.size < LEAST_SIZE:
+        raise InputError(f"--size {wanted.size}: expected a side of at least {LEAST_SIZE} pixels.")
+    if wanted.curve is not None and len(over) < 2:
+        raise InputError("--curve needs two lambdas or more: a slope is drawn through them.")
+    models = None if wanted.run is None else load_run(wanted.run)
+    if wanted.accuracy is not None and (models is None or models.classifier is None):
+        where = "give it with --run" if models is None else f"{models.where} holds none"
+        raise InputError(f"--accuracy needs the classifier of a run with method=classification; {where}.")
+    mixers = Mixers.named(wanted.mixers, models)
+    items, told = _items(wanted)
+    size = wanted.size or max(SIZE, 0 if models is None else models.encoder.image_size)
+    transform = eval_transform(Transform(resize=size), size)
+    try:
+        if wanted.out is not None:
+            say(f"sheet: {_sheet(wanted, mixers, items, told, lambdas, transform, size)}")
+        if wanted.curve is not None:
+            rows = ring_pairs(items, wanted.measured, wanted.seed)
+            _curve(wanted.curve, mixers, items, rows, told, over, transform, wanted.seed, say)
+        if wanted.accuracy is not None:
+            _accuracy(wanted.accuracy, mixers, items, wanted, told, over, say)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
+
+
+def _items(wanted: Wanted) -> tuple[pd.DataFrame, str]:
+    """Return the images and what they are called in captions."""
+    if wanted.sources:
+        items = read_source(wanted.sources)
+        told = _called(wanted.sources)
+        if "path" not in items.columns:
+            raise InputError(
+                f"{told} holds no images but {', '.join(items.columns[:4])}; images are what is mixed here."
+            )
+    elif wanted.run is not None and (Path(wanted.run) / "config.yaml").is_file():
+        manifest = read_data(configs.load(Path(wanted.run) / "config.yaml"))
+        items, told = manifest.items, manifest.name
+    else:
+        raise InputError(
+            "no images: name files, a folder or data=NAME; only with the folder of a run may they be left out (its "
+            "test split is taken)."
+        )
+    if items["split"].nunique() > 1 and (items["split"] == "test").any():
+        items, told = items[items["split"] == "test"].reset_index(drop=True), f"{told}, test split"
+    return items, told
+
+
+def _called(sources: Sequence[str]) -> str:
+    """Return a few words for the sources: the data set, or how the first two paths end."""
+    if sources[0].startswith(("data=", "data.")):
+        return next((source.partition("=")[2] for source in sources if source.startswith("data=")), "data")
+    paths = [Path(source) for source in sources]
+    ends = [path.name if path.is_file() else "/".join(path.parts[-2:]) for path in paths]
+    return " and ".join(ends) if len(ends) <= 2 else f"{ends[0]}, {ends[1]} and {len(ends) - 2} more"
+
+
+def _sheet(
+    wanted: Wanted, mixers: Mixers, items: pd.DataFrame, told: str, lambdas: list[float],
+    transform: Callable[[Tensor], Tensor], size: int,
+) -> Path:  # fmt: skip
+    ordered = bool(wanted.sources) and all(Path(source).is_file() for source in wanted.sources)
+    rows = choose_pairs(items, wanted.pairs, None if ordered else wanted.seed)
+    pairs = read_pairs(items, rows, transform)
+    drawn = blocks(mixers, pairs, lambdas, wanted.seed, wanted.views, wanted.position)
+    chosen = (
+        f"{_pairs(len(rows))} in the order in which the files were given"
+        if ordered
+        else f"{_pairs(len(rows))} of {len(items)} images drawn with seed {wanted.seed}, of two labels if possible"
+    )
+    how = (
+        f"{chosen}; the short side scaled to {size} pixels and cut to the middle square. Boxes, noise and coins are "
+        "those of one seed along a row, so that only λ differs."
+    )
+    assert wanted.out is not None
+    return mix_sheet(wanted.out, drawn, how, f"{told}, {_pairs(len(rows))}, seed {wanted.seed}")
+
+
+def _curve(
+    path: str, mixers: Mixers, items: pd.DataFrame, rows: Rows, told: str, lambdas: list[float],
+    transform: Callable[[Tensor], Tensor], seed: int, say: Callable[[str], None],
+) -> None:  # fmt: skip
+    pairs = read_pairs(items, rows, transform)
+    found = mask_statistics(mixers, pairs, lambdas, seed)
+    fitted = slopes(found)
+    notes = "".join(f" {name}: {mixers.note(name)}." for name in mixers.names if mixers.note(name))
+    how = f"{_pairs(len(rows))} of {told}, drawn with seed {seed}.{notes}"
+    picture = mask_curve(path, found, fitted, how, f"{told}: {_pairs(len(rows))}")
+    table = _beside(path, found.merge(fitted, on="mixer"))
+    for row in fitted.to_dict("records"):
+        part = found[found["mixer"] == row["mixer"]]
+        say(
+            f"{row['mixer']:16} slope {row['slope']:.3f}  intercept {row['intercept']:.3f}  mean pixel deviation "
+            f"{part['pixel_deviation'].mean():.3f}  nearly binary {100 * part['nearly_binary'].mean():.1f} %"
+        )
+    say(f"curve: {picture}, {table}")
+
+
+def _accuracy(
+    path: str, mixers: Mixers, items: pd.DataFrame, wanted: Wanted, told: str, lambdas: list[float],
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    models = mixers.models
+    assert models is not None
+    rows = ring_pairs(items, wanted.measured, wanted.seed, different=True)
+    pairs = read_pairs(items, rows, models.transform)
+    found = mixed_accuracy(_fitted(models), models.classes, mixers, pairs, lambdas, wanted.seed)
+    how = f"{_pairs(len(rows))} of two classes each, of {told}, seed {wanted.seed}; classifier: {models.where}."
+    picture = accuracy_curve(path, found, how, f"{Path(models.where).name} on {told}: {_pairs(len(rows))}")
+    say(f"accuracy: {picture}, {_beside(path, found)}")
+
+
+def _fitted(models: RunModels) -> Callable[[Tensor], Tensor]:
+    assert models.classifier is not None
+    logits = models.classifier
+    return lambda images: logits(models.fitted(images))
+
+
+def _beside(path: str, found: pd.DataFrame) -> Path:
+    return write_text(found.to_csv(index=False), Path(path).with_suffix(".csv"))
+
+
+def _pairs(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count} pairs"

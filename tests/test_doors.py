@@ -120,6 +120,7 @@ def test_embed_then_evaluate_the_embeddings(run: Path, repository: Path, tmp_pat
     assert json.loads((tmp_path / "r.json").read_text())["metrics"]["recall@1"] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_data_list_and_check(repository: Path, tmp_path: Path) -> None:
     done = door(repository, "metrixkit.data", "list")
     assert done.returncode == 0, done.stderr

@@ -154,6 +154,7 @@ def test_the_picture_shows_chosen_classes(tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_door_as_a_process(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "metrixkit.evaluate", *words(folder), "--knn", "5"], capture_output=True, text=True

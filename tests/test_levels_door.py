@@ -26,7 +26,10 @@ TINY = [
     "settings",
     [
         pytest.param(["loss.level=feature"], marks=pytest.mark.slow),
-        ["loss.level=feature", "method.stage=2", "loss.hardest=2", "loss.chunk=16", "training.precision=bf16"],
+        pytest.param(
+            ["loss.level=feature", "method.stage=2", "loss.hardest=2", "loss.chunk=16", "training.precision=bf16"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["loss.level=feature", "training.precision=bf16", "model.train=head"], marks=pytest.mark.slow),
         pytest.param(["loss.level=input", "loss.positives=1"], marks=pytest.mark.slow),
         ["loss.level=[embed,feature,input]", "loss.reduction=mean"],

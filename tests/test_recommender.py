@@ -145,6 +145,6 @@ def test_ratings_are_no_images_and_the_reverse(ratings, tmp_path, capsys):
     assert (
         main(["configs/glyphs_metrix.yaml", "data=ratings", f"data.path={ratings}", "--run", str(tmp_path / "a")]) == 2
     )
-    assert "holds no labelled images" in capsys.readouterr().err
+    assert "holds no images" in capsys.readouterr().err
     assert main([str(config), "data=glyphs", "--run", str(tmp_path / "b")]) == 2
     assert "task=recommendation needs data=ratings" in capsys.readouterr().err

@@ -79,6 +79,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+@pytest.mark.slow
 def test_the_door_trains_and_says_what_does_not_fit(repository: Path, tmp_path: Path) -> None:
     def door(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "metrixkit.train", "configs/glyphs_moco_mixco.yaml", *SMALL, *words]

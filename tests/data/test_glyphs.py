@@ -81,6 +81,7 @@ def test_raw_pixels_find_seven_of_ten_unseen_characters():
     assert decode(test.paths[0]).shape == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_every_picture_has_ink_that_is_not_cut():
     found = pictures(Glyphs().read())
     assert found.reshape(len(found), -1).max(axis=1).min() > 40

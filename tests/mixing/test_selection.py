@@ -83,6 +83,7 @@ def test_hash_is_splitmix64():
         assert number == state % 2**62
 
 
+@pytest.mark.slow
 def test_floyd_draws_every_set_equally_often():
     groups = torch.tensor([0, 1, 0, 0, 1, 0, 0, 2])
     seen = collections.Counter()

@@ -99,6 +99,7 @@ def test_float32_features_are_decided_in_float64(kind):
     assert near.tolist() == [oracle.nearest(row, i, 20) for i, row in enumerate(oracle.table(exact))]
 
 
+@pytest.mark.slow
 def test_a_screen_in_groups_of_columns_is_exact():
     rows = torch.nn.functional.normalize(torch.randn(3000, 6, generator=torch.Generator().manual_seed(1)), dim=1)
     rows[100:160] = rows[7]  # more duplicates than the screen keeps

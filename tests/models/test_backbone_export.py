@@ -88,6 +88,7 @@ def test_other_families(tmp_path: Path, backbone: str) -> None:
     assert export_backbone(trained(backbone, image_size=96), tmp_path / "b.safetensors").max_difference <= 1e-6
 
 
+@pytest.mark.slow
 def test_after_split_batch_norms_a_copy_and_a_small_stem(tmp_path: Path) -> None:
     encoder = split_batch_norms(trained("torchvision/resnet18", stem="small", image_size=32), 2)
     encoder(torch.rand(4, 3, 32, 32))

@@ -353,6 +353,7 @@ def test_without_a_gpu_the_error_says_so(build: Build) -> None:
         build("Flat").to_gpu()
 
 
+@pytest.mark.slow
 def test_filters_survive_the_patches_of_faiss_contrib():
     """In a process of its own: importing torch_utils replaces methods of faiss for good."""
     code = (

@@ -172,6 +172,7 @@ def energy_by_loops(labels, costs, below, right, distance):
     return total
 
 
+@pytest.mark.slow
 def test_swap_ends_where_no_swap_helps_and_near_the_least_energy():
     rng = np.random.default_rng(0)
     count, shape = 12, (2, 4)

@@ -35,8 +35,11 @@ ROWS: dict[str, list[str]] = {
     "ResizeMix": ["image_mixer=resizemix", "image_mixer.alpha=1"],
     "SaliencyMix": ["image_mixer=saliencymix", "image_mixer.alpha=1"],
     "PuzzleMix": ["image_mixer=puzzlemix", "image_mixer.alpha=1"],
+    "AutoMix": ["method=samix", "image_mixer=", "method.preset=automix"],
+    "SAMix": ["method=samix", "image_mixer=", "method.mixer_options.gamma=1", "method.mixer_options.dropout=0"],
 }
-SEVERAL = ("vanilla", "MixUp", "CutMix")  # three seeds, the others one
+LEARNED = ("AutoMix", "SAMix")  # what their steps cost: benchmarks/samix_cost.py
+SEVERAL = ("vanilla", "MixUp", "CutMix", "SAMix")  # three seeds, the others one
 PLAIN = ("cpu s", "nll")
 
 
@@ -50,6 +53,7 @@ class Table:
         settings: What all rows add to it.
         metrics: Columns, of the selected epoch on the test split.
         before: The metric that is told before training, too.
+        learned: What rows with a learned Mixer add: its stage, its rate, how fast the momentum network follows.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Table:
     settings: tuple[str, ...]
     metrics: tuple[str, ...]
     before: str
+    learned: tuple[str, ...]
 
     @property
     def path(self) -> Path:
@@ -70,6 +75,7 @@ SEEN = Table(
     (),
     ("top1", "top5", "nll", "ece", "last/top1", "median10/validation/top1", "recall@1", "map@r"),
     "top1",
+    ("method.stage=2", "method.momentum=0.99", "method.mixer_lr=3", "method.mixer_minimum=0.01"),
 )
 UNSEEN = Table(
     "mixers_unseen",
@@ -77,12 +83,14 @@ UNSEEN = Table(
     ("method=classification", "loss=", "sampler=shuffle", "sampler.batch_size=100", "model.normalize=false"),
     ("recall@1", "map@r", "utilization", "uniformity"),
     "recall@1",
+    ("method.stage=13", "method.momentum=0.9", "method.mixer_lr=30", "method.mixer_minimum=0.05"),
 )
 
 
 def run(table: Table, name: str, seed: int, epochs: int, folder: Path, more: list[str]) -> dict[str, object]:
     """Run one setting with one seed and return its row."""
     command = [sys.executable, "-m", "metrixkit.train", table.config, *table.settings, *ROWS[name], *more]
+    command += table.learned if name in LEARNED else ()
     command += [f"seed={seed}", f"training.epochs={epochs}", "training.tensorboard=false", "--run", str(folder)]
     if not (folder / "results.json").exists():
         subprocess.run([*command, "--resume"], cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
@@ -157,11 +165,11 @@ def cost(repeats: int) -> None:
         draw = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=draw)
         batch = Batch(ids=[], labels=torch.arange(count) % 20, views=[images])
-        seconds: dict[str, list[float]] = {name: [] for name in ROWS}
+        seconds: dict[str, list[float]] = {name: [] for name in ROWS if name not in LEARNED}
         methods = {}
-        for name, row in ROWS.items():
+        for name in seconds:
             raw: dict[str, object] = {}
-            for override in row:
+            for override in ROWS[name]:
                 configs.apply_override(raw, override)
             mixer = configs.build(configs.resolve_sections(raw, ("image_mixer",)), "image_mixer")
             model = ImageEncoder(backbone, dim=None, normalize=False, pooling="avg", image_size=size)

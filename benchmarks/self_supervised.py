@@ -25,6 +25,9 @@ METRICS = ["linear@1", "linear@5", "knn@1", "recall@1", "map@r", "intra_class_si
 COLUMNS = ["row", "seed", "epochs", *METRICS, "before linear@1", "selected epoch", "wall s", "cpu s"]
 # On 9,000 images: one cluster for 128 of them, the last batches of a queue of 2,048.
 CLIM = ["method=clim", "mixer=", "method.queue_size=2048", "method.momentum=0.99", "method.groups=4"]
+# The Mixer learns at a rate of its own; without dropout, as on small images in the release.
+SAMIX = ["mixer=", "method.stage=2", "method.queue_size=2048", "method.momentum=0.99", "method.groups=4"]
+SAMIX += ["method.mixer_lr=3", "method.mixer_options.gamma=1", "method.mixer_options.dropout=0"]
 ROWS = {
     "MoCo v2": [],
     "MoCo v2 + MixCo": ["mixer=mixco"],
@@ -40,6 +43,10 @@ ROWS = {
     "CLIM, kNN, no CutMix": [*CLIM, "method.rule=knn", "method.cut=false"],
     "CLIM, k-means, no CutMix": [*CLIM, "method.rule=k-means", "method.cut=false"],
     "CLIM, centre-wise, 32 and 24 pixels": [*CLIM, "method.resolutions=[32,24]"],
+    "MoCo v2 + cross-view MixUp": ["mixer=instance-mixup"],
+    "MoCo v2 + cross-view CutMix": ["mixer=instance-mixup", "mixer.image=cutmix"],
+    "SAMix-I": ["method=samix_i", *SAMIX],
+    "SAMix-C": ["method=samix_c", "method.clusters=40", *SAMIX],
 }
 SEVERAL = ("MoCo v2", "MoCo v2 + MixCo", "CLIM, centre-wise")  # three seeds, the others one
 

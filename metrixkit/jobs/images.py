@@ -23,6 +23,7 @@ from metrixkit.families import lookup
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.jobs.pictures import draw_mixtures, draw_pictures
+from metrixkit.mixing.mixer import save_mixer
 from metrixkit.models import Classifier, ImageEncoder, export_backbone, save_classifier, save_model
 from metrixkit.retrieval import save_predictions
 from metrixkit.tasks import (
@@ -135,8 +136,12 @@ class ImageJob(FromTask):
     def keep(self, folder: RunFolder, judged: Judged) -> None:
         """Write the model, the predictions and the pictures."""
         found, queries, gallery = judged.found
-        save_model(self.model, folder.path / "model", self.transform, {"data": self.data, "split": self.split})
-        classifier = self.method.encoders().get("classifier")  # type: ignore[operator]
+        encoders = self.method.encoders()  # type: ignore[operator]
+        save_model(encoders["image"], folder.path / "model", self.transform, {"data": self.data, "split": self.split})
+        masks = getattr(self.method, "learned_masks", None)
+        if masks is not None:
+            save_mixer(masks.mixer, folder.path / "model", masks.stage, {"ratio_per": masks.ratio_per})
+        classifier = encoders.get("classifier")
         if classifier is not None:
             save_classifier(classifier, self.manifest.part("train").classes(), folder.path / "model")
         if not self.method.needs().labels and str(self.config["model"].get("backbone")).startswith(LIBRARIES):  # type: ignore[operator]

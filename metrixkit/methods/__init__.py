@@ -11,6 +11,9 @@ from metrixkit.methods.instance_mixers import MIXERS
 from metrixkit.methods.metric import MetricLearning
 from metrixkit.methods.moco import MoCo
 from metrixkit.methods.recommender import Recommender
+from metrixkit.methods.samix import SAMix
+from metrixkit.methods.samix_cluster import SAMixC
+from metrixkit.methods.samix_contrast import SAMixI
 from metrixkit.methods.simclr import SimCLR
 from metrixkit.methods.swav import SwAV
 from metrixkit.methods.video_text import VideoTextRetrieval
@@ -23,6 +26,9 @@ METHODS: dict[str, type] = {
     "byol": BYOL,
     "swav": SwAV,
     "clim": CLIM,
+    "samix": SAMix,
+    "samix_i": SAMixI,
+    "samix_c": SAMixC,
     "recommender": Recommender,
     "video_text": VideoTextRetrieval,
     "gmc": GMC,
@@ -41,6 +47,9 @@ __all__ = [
     "MetricLearning",
     "MoCo",
     "Recommender",
+    "SAMix",
+    "SAMixC",
+    "SAMixI",
     "SimCLR",
     "SwAV",
     "VideoTextRetrieval",

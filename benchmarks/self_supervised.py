@@ -1,6 +1,6 @@
 """Self-supervised methods on classes of Tiny-ImageNet: each run by the door, each row written when it ends.
 
-    METRIXKIT_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/self_supervised.py [--runs DIR] [--epochs 30]
+    METRIXKIT_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/self_supervised.py [--runs DIR] [--epochs 20]
 
 Rows go to ``benchmarks/tables/self_supervised.csv``, one for each setting and seed; ``self_supervised.md`` holds means
 and standard deviations. Rows that are there are skipped and a run that was cut off is continued. All rows share the
@@ -95,7 +95,7 @@ def summarise(found: list[dict[str, str]]) -> None:
 def main() -> None:
     """Fill the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--runs", type=Path, default=Path("runs/self_supervised"), help="where run folders go")
     parser.add_argument("--only", help="rows whose name is this")
     options = parser.parse_args()

@@ -85,7 +85,7 @@ def test_a_mixture_with_ratio_one_is_its_first_element(manifest, model):
     own = encode.items(paths)
     for level in ("feature", "input"):
         for ratio, row in ((1.0, 0), (0.0, 1)):
-            vector, image = encode.mixture(level, paths, ratio)
+            vector, image, _ = encode.mixture(level, paths, ratio)
             torch.testing.assert_close(vector, own[row], atol=1e-5, rtol=1e-5)
             assert (image is None) == (level == "feature")
     half = encode.mixture("input", paths, 0.5)[1].astype(float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from metrixkit.data.manifest import Manifest
 from metrixkit.inference import evaluating
 from metrixkit.losses import Metrix
 from metrixkit.mixing import draw_one, draw_ratio
+from metrixkit.mixing.images import MixedImages
 from metrixkit.models import ImageEncoder
 from metrixkit.report import (
     Mixture,
@@ -102,7 +104,7 @@ def draw_mixtures(
     items = _sample(task.manifest.part("train").items, seed)
     if items["label"].nunique() < 2:
         return None
-    encode = Encode(model, stage, task)
+    encode = Encode(model, stage, task, criterion.image_mixer, seed)
     unit = nn.functional.normalize(encode.items(items["path"].tolist()), dim=1)
     generator = torch.Generator().manual_seed(seed)
     mixtures = [_mixture(criterion, encode, items, unit, generator) for _ in range(MIXTURES)]
@@ -121,12 +123,26 @@ def draw_mixtures(
 
 
 class Encode:
-    """A model in evaluation mode, on this process alone: the others do not draw and would not answer a gather."""
+    """A model in evaluation mode, on this process alone: the others do not draw and would not answer a gather.
+
+    Args:
+        model: The encoder.
+        stage: Where level "feature" mixes.
+        task: Says how images are read.
+        mixer: What mixes images at level "input"; None interpolates.
+        seed: Of its boxes and masks.
+    """
 
     def __init__(
-        self, model: ImageEncoder, stage: int | None, task: Retrieval | Classification | SelfSupervised
+        self,
+        model: ImageEncoder,
+        stage: int | None,
+        task: Retrieval | Classification | SelfSupervised,
+        mixer: Callable[..., MixedImages] | None = None,
+        seed: int = 0,
     ) -> None:
-        self.model, self.stage, self.task = model, stage, task
+        self.model, self.stage, self.task, self.mixer = model, stage, task, mixer
+        self.generator = torch.Generator().manual_seed(seed)
         self.device = next(model.parameters()).device
 
     def read(self, paths: list[str]) -> Tensor:
@@ -142,8 +158,9 @@ class Encode:
         return torch.cat(parts).double().cpu()
 
     @torch.no_grad()
-    def mixture(self, level: str, paths: list[str], ratio: float) -> tuple[Tensor, np.ndarray | None]:
-        """Return the (d,) embedding of a mixture of two images, or of their features; at "input" the mixed image too.
+    def mixture(self, level: str, paths: list[str], ratio: float) -> tuple[Tensor, np.ndarray | None, float]:
+        """Return the (d,) embedding of a mixture of two images, or of their features, at "input" the mixed image, and
+        the share of the first one in it.
 
         Args:
             level: "feature" or "input".
@@ -154,11 +171,19 @@ class Encode:
         with evaluating(self.model), self.task.autocast():
             if level == "feature":
                 first, second = self.model.features(images, self.stage).split(1)
-                return self.model.head_from(self.stage)(ratio * first + (1 - ratio) * second)[0].double().cpu(), None
+                return (
+                    self.model.head_from(self.stage)(ratio * first + (1 - ratio) * second)[0].double().cpu(),
+                    None,
+                    ratio,
+                )
             first, second = (images / 255).split(1)
-            pixels = ratio * first + (1 - ratio) * second
+            if self.mixer is None:
+                pixels = ratio * first + (1 - ratio) * second
+            else:
+                pixels, left, _ = self.mixer(first, second, ratio, self.generator)
+                ratio = float(left)
             shown = (255 * pixels[0]).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-            return self.model(pixels)[0].double().cpu(), shown
+            return self.model(pixels)[0].double().cpu(), shown, ratio
 
 
 def _sample(items: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -185,7 +210,7 @@ def _mixture(
     second = int(others[int(torch.randint(len(others), (), generator=generator))])
     vector, image = unit[first] * ratio + unit[second] * (1 - ratio), None
     if level != "embed":
-        vector, image = encode.mixture(level, [items["path"].iloc[i] for i in (first, second)], ratio)
+        vector, image, ratio = encode.mixture(level, [items["path"].iloc[i] for i in (first, second)], ratio)
     cosines = unit @ nn.functional.normalize(vector, dim=0)
     order = cosines.argsort(descending=True, stable=True)[:NEAREST].tolist()
     ids = items["id"].tolist()

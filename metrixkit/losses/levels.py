@@ -5,7 +5,8 @@ B rows of the batch, A anchors, K candidates (the batch), U mixtures, T comparis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,10 @@ from metrixkit.losses.pairs import PairLoss
 from metrixkit.losses.relations import Relations
 from metrixkit.losses.similarities import Head, mixture_similarities
 from metrixkit.losses.unit import no_autocast
-from metrixkit.mixing import PairPlan, unique_mixtures
+from metrixkit.mixing import PairPlan, UniqueMixtures, unique_mixtures
+
+ImageMixer = Callable[[Tensor, UniqueMixtures, float | Tensor], tuple[Tensor, Tensor]]
+"""(B, C, H, W) images, U pairs of their rows, the first ones' shares -> (U, C, H, W) mixtures and (U,) shares."""
 
 FEATURE_CHUNK = 256
 """Mixtures of features that are held at once where no other number is given."""
@@ -37,6 +41,8 @@ class EncodedMixtures:
         head: Encodes mixtures.
         chunk: See :func:`~metrixkit.losses.similarities.mixture_similarities`.
         average: Whether an anchor's mixtures are averaged instead of summed.
+        image_mixer: How two images become one at level "input", given its generator: the shares that it returns weigh
+            the labels. None interpolates pixels, or features.
     """
 
     loss: PairLoss
@@ -47,6 +53,7 @@ class EncodedMixtures:
     head: Head
     chunk: int | None
     average: bool
+    image_mixer: ImageMixer | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,7 +77,14 @@ class EncodedMixtures:
             return self.anchors[:0].sum()
         lam = ratio[mixtures.first, mixtures.second] if isinstance(ratio, Tensor) else ratio
         first_weight = 1 - lam if self.plan.flipped else lam
-        s = mixture_similarities(self.anchors, self.features, self.head, mixtures, first_weight, self.chunk)
+        features, elements = self.features, mixtures
+        if self.image_mixer is not None:
+            features, first_weight = self.image_mixer(features, mixtures, first_weight)
+            lam = 1 - first_weight if self.plan.flipped else first_weight
+            # The mixtures are there already: each stands alone.
+            alone = torch.arange(len(mixtures), device=features.device)
+            elements, first_weight = replace(mixtures, first=alone, second=alone), 1.0
+        s = mixture_similarities(self.anchors, features, self.head, elements, first_weight, self.chunk)
         label: float | Tensor = lam if self.plan.target is None else self.plan.target
         if isinstance(label, Tensor):
             label = label[mixtures.mixture].to(s.dtype)

@@ -5,6 +5,7 @@ B rows, d dimensions; A anchors, K candidates.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from metrixkit.errors import InputError
 from metrixkit.losses.balance import Terms, embedded_again, relative_gradient
 from metrixkit.losses.checks import check_count, check_known, check_mixing, given_ratio, listed
 from metrixkit.losses.embedded import EmbeddedMixtures, embedded_mixtures
+from metrixkit.losses.input_mixers import find_mixer, mix_pairs
 from metrixkit.losses.levels import FEATURE_CHUNK, EncodedMixtures, check_features, own_part
 from metrixkit.losses.pairs import PairLoss
 from metrixkit.losses.relations import Relations
@@ -57,6 +59,8 @@ class Metrix(nn.Module):
             1 at level "input".
         positives: Mix only this many positives of each anchor, those that follow it in the batch; None takes all.
             ``positives=1, hardest=1`` is one mixture for each image.
+        image_mixer: How images are mixed at level "input": mixup as published, or another image mixer (cutmix, fmix,
+            resizemix, saliencymix), whose masks differ from pair to pair; labels are weighed by the share they leave.
         chunk: At level "feature" and "input" at most this many mixtures are held at once; with more, they are computed
             again in the backward pass. None takes 256 features, and all inputs in one pass.
         seed: Of the generator.
@@ -91,6 +95,7 @@ class Metrix(nn.Module):
         ratio_per: Literal["step", "pair"] = "step",
         hardest: int | None = None,
         positives: int | None = None,
+        image_mixer: str = "mixup",
         chunk: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -117,6 +122,7 @@ class Metrix(nn.Module):
             if name in loss.refused_levels:
                 raise InputError(f"level={name!r} with {type(loss).__name__}: {loss.refused_levels[name]}.")
         self.generator = torch.Generator().manual_seed(seed)
+        self.image_mixer = find_mixer(image_mixer, self.levels)
         self.last: Terms | None = None
         self._next: str | None = None
 
@@ -288,7 +294,10 @@ class Metrix(nn.Module):
         plan = self._plan(kind, relations, self.hardest or (1 if level == "input" else None))
         chunk = self.chunk or (FEATURE_CHUNK if level == "feature" else None)
         anchors = self.loss.anchor_rows(rows)
-        return EncodedMixtures(self.loss, relations, anchors, plan, maps, head, chunk, average)
+        mixer = None
+        if level == "input" and self.image_mixer is not None:
+            mixer = partial(mix_pairs, self.image_mixer, self.generator)
+        return EncodedMixtures(self.loss, relations, anchors, plan, maps, head, chunk, average, mixer)
 
     def _plan(self, kind: str, relations: Relations, hardest: int | None) -> PairPlan:
         clean = relations.similarity.detach()

@@ -310,6 +310,7 @@ def test_csv_holds_everything_in_full_precision(runs: Path) -> None:
     assert table[2]["folders"] == str(runs / "b/worse")
 
 
+@pytest.mark.slow
 def test_the_door_writes_all_files(runs: Path, repository: Path, tmp_path: Path) -> None:
     files = {kind: tmp_path / "out" / f"t.{kind}" for kind in ("csv", "markdown", "latex", "plot")}
     words = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]

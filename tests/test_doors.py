@@ -257,6 +257,7 @@ def test_nan_in_the_loss_names_step_and_ids(
         assert word in message
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_needs_resume_and_the_same_settings(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -192,6 +192,7 @@ def test_every_data_set_with_files_has_a_card(repository):
         assert (repository / card).is_file(), card
 
 
+@pytest.mark.slow
 def test_door_as_a_programme(clean, repository):
     done = subprocess.run(
         [sys.executable, "-m", "metrixkit.data", "check", str(clean), "--lists-only"],

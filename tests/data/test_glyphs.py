@@ -142,6 +142,7 @@ def test_two_processes_that_draw_at_once(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_rows_have_face_character_and_unicode_name():
     found = Glyphs().read().items.set_index("id")
     row = found.loc["U+002B/DejaVuSans"]

@@ -162,3 +162,14 @@ def test_the_door_as_a_process(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "knn@1" in done.stdout
     assert "knn@5" in done.stdout
+
+
+def test_a_run_of_a_sweep_has_an_equals_sign_in_its_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run-seed=0"
+    run.symlink_to(folder / "run")
+    assert evaluate.main([str(run), "--knn", "3"]) == 0, capsys.readouterr().err
+    assert "knn@1" in capsys.readouterr().out
+    assert evaluate.main(["data=images", "--knn", "3"]) == 2
+    assert "which model?" in capsys.readouterr().err

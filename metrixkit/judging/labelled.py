@@ -58,7 +58,7 @@ def model(
     Raises:
         InputError: No model there, no data named, no such split, or extras or probes that cannot be.
     """
-    if where is None or "=" in where:
+    if where is None or ("=" in where and not Path(where).exists()):
         raise InputError("which model? Give a run folder, a model folder or a hub name; or --embeddings and --table.")
     embedder = load_model(where, default_device())
     saved = Path(where) / "config.yaml"

@@ -17,7 +17,7 @@ from metrixkit.models.classifier import Classifier
 from metrixkit.probing import UNLABELLED, labelled
 from metrixkit.retrieval import Evaluation, Predictions
 from metrixkit.tasks.classified import class_definitions, class_intervals, class_metrics, tops
-from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, file_under
+from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, file_under, retrieval_part
 
 LAST = 10  # epochs of which the median is told
 
@@ -52,17 +52,7 @@ class ClassificationSettings:
 
     def ranking(self) -> EvaluationSettings:
         """Return the settings of the retrieval part."""
-        ranked = [*(f"recall@{k}" for k in self.recall_at), *self.metrics]
-        return EvaluationSettings(
-            protocol=self.protocol,
-            recall_at=self.recall_at,
-            metrics=self.metrics,
-            distance=self.distance,
-            select_by=ranked[0] if ranked else "recall@1",
-            batch_size=self.batch_size,
-            utilization=False,
-            neighbours=self.neighbours,
-        )
+        return retrieval_part(self)
 
 
 @dataclass

@@ -56,6 +56,25 @@ class EvaluationSettings:
     neighbours: int = 10
 
 
+def retrieval_part(settings: Any) -> EvaluationSettings:
+    """Return the settings of the retrieval that a task of another kind tells beside its own metrics.
+
+    Args:
+        settings: Of that task; has protocol, recall_at, metrics, distance, batch_size and neighbours.
+    """
+    ranked = [*(f"recall@{k}" for k in settings.recall_at), *settings.metrics]
+    return EvaluationSettings(
+        protocol=settings.protocol,
+        recall_at=settings.recall_at,
+        metrics=settings.metrics,
+        distance=settings.distance,
+        select_by=ranked[0] if ranked else "recall@1",
+        batch_size=settings.batch_size,
+        utilization=False,
+        neighbours=settings.neighbours,
+    )
+
+
 @dataclass(frozen=True)
 class Embedded:
     """Items beside their embeddings, row by row."""

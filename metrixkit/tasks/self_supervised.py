@@ -19,7 +19,7 @@ from metrixkit.errors import InputError, did_you_mean
 from metrixkit.probing import UNLABELLED, fit_probe, intra_class_similarity, knn_accuracy, labelled
 from metrixkit.probing.definitions import INTRA_CLASS, feature_definitions, knn_definitions
 from metrixkit.retrieval import Evaluation, Predictions, alignment, uniformity
-from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval
+from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, retrieval_part
 
 WATCHED = ("knn@1", "knn@5")
 
@@ -61,17 +61,7 @@ class SelfSupervisedSettings:
 
     def ranking(self) -> EvaluationSettings:
         """Return the settings of the retrieval part."""
-        ranked = [*(f"recall@{k}" for k in self.recall_at), *self.metrics]
-        return EvaluationSettings(
-            protocol=self.protocol,
-            recall_at=self.recall_at,
-            metrics=self.metrics,
-            distance=self.distance,
-            select_by=ranked[0] if ranked else "recall@1",
-            batch_size=self.batch_size,
-            utilization=False,
-            neighbours=self.neighbours,
-        )
+        return retrieval_part(self)
 
 
 class HoldsOut(Protocol):

@@ -21,7 +21,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="metrixkit compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders that hold some")
-    parser.add_argument("--metrics", metavar="A,B", help="columns; default every recall@k, map@r and utilization")
+    parser.add_argument(
+        "--metrics",
+        metavar="A,B",
+        help="columns; default top-k, linear@k, knn@k where there are such, every recall@k, map@r and utilization",
+    )
     parser.add_argument("--against", metavar="ROW", help="the reference row, by its name or a part of it")
     parser.add_argument(
         "--force", action="store_true", help="also compare other data, splits, protocols or queries, or a run twice"

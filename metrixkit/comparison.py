@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from metrixkit.paired import Answers, Difference, paired_bootstrap, read_answers
 from metrixkit.records import Record, find_runs, group, labels, read_record
 from metrixkit.report.text import format_change
 
+CLASSES = ("top1", "top5", "linear@1", "linear@5", "knn@1", "knn@5")  # what classifiers and probes are asked for
 ALWAYS = ("map@r", "utilization")
 
 
@@ -54,7 +55,8 @@ class Row:
         metrics: Of the selected weights, by name.
         before: The same before training.
         seconds: Spent training; None where not recorded.
-        differences: recall@k less that of the reference, by metric; empty for the reference itself.
+        differences: Shares of queries answered right (recall@k, topk, linear@k, knn@k) less those of the reference, by
+            metric; empty for the reference itself.
         unpaired: Why there are none, or "".
     """
 
@@ -99,7 +101,7 @@ def compare(
 
     Args:
         places: Run folders, or folders with runs anywhere below them.
-        metrics: Names; None takes every recall@k, map@r and utilization.
+        metrics: Names; None takes top-k, linear@k and knn@k where there are such, every recall@k, map@r, utilization.
         against: Label of the reference row, or a part that only one label has; None takes the first row.
         force: Also compare what is not comparable (other data, split, protocol or queries), or counts a run twice.
         seed: Of the bootstrap.
@@ -147,7 +149,7 @@ def _all_answers(records: Sequence[Record]) -> dict[Path, Answers | str]:
         if shared is None:
             shared = answers.ids
         same = np.array_equal(shared, answers.ids)
-        found[record.folder] = Answers(shared, answers.ranks) if same else answers
+        found[record.folder] = replace(answers, ids=shared) if same else answers
     return found
 
 
@@ -207,7 +209,8 @@ def _choose_metrics(records: Sequence[Record], wanted: Sequence[str] | None) -> 
         raise InputError(f"{records[0].folder / 'results.json'} holds no metric.")
     if not wanted:
         recalls = [n for n in known if n.startswith("recall@") and "/" not in n]
-        return [*sorted(recalls, key=_cutoff), *(n for n in ALWAYS if n in known)] or known
+        classes = [n for n in CLASSES if n in known]
+        return [*classes, *sorted(recalls, key=_cutoff), *(n for n in ALWAYS if n in known)] or known
     for name in wanted:
         if name not in known:
             raise InputError(f"--metrics: no run has {name!r}.{did_you_mean(name, known)}")
@@ -251,9 +254,11 @@ def _against(row: Row, reference: Row, columns: Sequence[str], answers: Mapping[
     unpaired = next((a for a in found if isinstance(a, str)), "") or why_not_paired(read)
     ours, theirs = read[: len(row.records)], read[len(row.records) :]
     differences: dict[str, Difference] = {}
-    for name in [] if unpaired else [c for c in columns if _cutoff(c) and c in row.metrics and c in reference.metrics]:
-        k = _cutoff(name)
-        difference = paired_bootstrap([a.hits(k) for a in ours], [a.hits(k) for a in theirs], seed)
+    for name in [] if unpaired else [c for c in columns if c in row.metrics and c in reference.metrics]:
+        mine, other = ([right for a in side if (right := a.hits(name)) is not None] for side in (ours, theirs))
+        if len(mine) < len(ours) or len(other) < len(theirs):
+            continue  # no share of queries, or a run whose ranks were not kept
+        difference = paired_bootstrap(mine, other, seed)
         # The predictions must be those of the numbers in the table, or the interval is of something else.
         if abs(difference.value - (row.metrics[name].mean - reference.metrics[name].mean)) > 1e-6:
             unpaired, differences = f"predictions.npz does not repeat the {name} of results.json", {}

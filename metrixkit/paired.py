@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from metrixkit.errors import InputError
 from metrixkit.retrieval.bootstrap import resampled_means
+from metrixkit.retrieval.predicted import CLASS_RANK
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+_CUT = re.compile(r"(recall@|top|linear@|knn@)(\d+)")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The rank of the first relevant item of each query, in the order of the ids.
+    """Where what was asked for stands among the answers to each query, in the order of the ids.
 
     Attributes:
         ids: (Q,) text, sorted.
-        ranks: (Q,) from 1; 0 for a query without a relevant item.
+        ranks: (Q,) of the first relevant item, from 1; 0 for a query without a relevant item.
+        class_ranks: (Q,) of the own class, from 1, by the metric that they make, see
+            :class:`~metrixkit.retrieval.Predictions`; empty where no classes were asked for.
     """
 
     ids: np.ndarray
     ranks: np.ndarray
+    class_ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def hits(self, k: int) -> np.ndarray:
-        """Return, for each query that has a relevant item, whether one stands at rank <= k."""
-        ranks = self.ranks[self.ranks > 0]
-        return ranks <= k
+    def hits(self, metric: str) -> np.ndarray | None:
+        """Return whether each query was answered right in the sense of a metric, of which the metric is the mean.
+
+        Args:
+            metric: recall@k (of the queries that have a relevant item), or topk, linear@k, knn@k.
+
+        Returns:
+            None where the metric is no such mean, or its ranks were not kept.
+        """
+        parts = _CUT.fullmatch(metric)
+        if parts is None:
+            return None
+        if parts[1] == "recall@":
+            return self.ranks[self.ranks > 0] <= int(parts[2])  # type: ignore[no-any-return]
+        ranks = self.class_ranks.get(parts[1])
+        return None if ranks is None else ranks <= int(parts[2])
 
 
 @dataclass(frozen=True)
@@ -50,12 +69,13 @@ def read_answers(path: Path) -> Answers:
     try:
         with np.load(path, allow_pickle=False) as file:
             ids, ranks = file["query_ids"], file["rank_of_first"]
+            classes = {name.removeprefix(CLASS_RANK): file[name] for name in file.files if name.startswith(CLASS_RANK)}
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"{path} cannot be read as predictions ({error})") from error
     order = np.argsort(ids, kind="stable")
-    return Answers(ids[order], ranks[order])
+    return Answers(ids[order], ranks[order], {name: places[order] for name, places in classes.items()})
 
 
 def why_not_paired(answers: list[Answers]) -> str:

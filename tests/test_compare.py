@@ -156,7 +156,7 @@ def test_queries_are_paired_by_id_and_those_without_answer_left_out(tmp_path: Pa
     write_run(tmp_path / "b", ranks[order], {"x": 2}, ids=ids[order])
     found = comparison_of([tmp_path]).rows[1].differences["recall@1"]
     assert (found.value, found.low, found.high) == (0, 0, 0)
-    assert len(read_answers(tmp_path / "b/predictions.npz").hits(1)) == (ranks > 0).sum()
+    assert len(read_answers(tmp_path / "b/predictions.npz").hits("recall@1")) == (ranks > 0).sum()
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,31 @@ def test_no_interval_without_the_predictions_of_the_numbers(runs: Path) -> None:
     np.savez(write_predictions, query_ids=np.array([f"q{i}" for i in range(QUERIES)]), rank_of_first=ranks_of(0.9, 0))
     found = comparison_of([runs], against="0.4")
     assert found.rows[2].unpaired == "predictions.npz does not repeat the recall@1 of results.json"
+
+
+def test_classes_named_are_compared_and_paired_like_retrieval(tmp_path: Path) -> None:
+    ids = np.array([f"q{i}" for i in range(QUERIES)])
+    for name, share, seed in (("vanilla", 0.5, 0), ("mixed", 0.8, 0), ("mixed", 0.8, 1)):
+        first, own = ranks_of(0.6, 0), ranks_of(share, seed)
+        shares = {"top1": float((own <= 1).mean()), "top5": float((own <= 5).mean()), "nll": 1.5}
+        recall = {"recall@1": float((first <= 1).mean())}
+        folder = tmp_path / f"{name}-{seed}"
+        write_run(folder, first, {"mixer": name, "seed": seed}, metrics=shares | recall)
+        np.savez(folder / "predictions.npz", **{"query_ids": ids, "rank_of_first": first, "class_rank:top": own})
+    found = comparison_of([tmp_path], against="vanilla")
+    assert list(found.metrics) == ["top1", "top5", "recall@1"]
+    mixed = next(row for row in found.rows if row.label == "mixer=mixed")
+    assert set(mixed.differences) == {"top1", "top5", "recall@1"}
+    gap = mixed.differences["top1"]
+    assert gap.low > 0.2
+    means = [np.mean([float((ranks_of(0.8, seed) <= 1).mean()) for seed in (0, 1)]), (ranks_of(0.5, 0) <= 1).mean()]
+    assert gap.value == pytest.approx(means[0] - means[1])
+    assert mixed.differences["recall@1"].value == 0
+    # A run from before these ranks were kept still compares, without their interval.
+    np.savez(tmp_path / "mixed-1/predictions.npz", query_ids=ids, rank_of_first=ranks_of(0.6, 0))
+    mixed = next(row for row in comparison_of([tmp_path], against="vanilla").rows if row.label == "mixer=mixed")
+    assert set(mixed.differences) == {"recall@1"}
+    assert not mixed.unpaired
 
 
 def test_another_reference_and_other_metrics(runs: Path) -> None:

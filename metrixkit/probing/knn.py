@@ -52,6 +52,24 @@ def knn_accuracy(
 
     Source: Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, CVPR 2018, section 3.4.
     """
+    ranks = knn_ranks(train, train_labels, queries, query_labels, k, temperature, train_ids, query_ids)
+    return top_accuracy(ranks, "knn", top)
+
+
+def knn_ranks(
+    train: Any,
+    train_labels: Sequence[str],
+    queries: Any,
+    query_labels: Sequence[str],
+    k: int = 200,
+    temperature: float = 0.07,
+    train_ids: Sequence[str] | None = None,
+    query_ids: Sequence[str] | None = None,
+) -> Tensor:
+    """Return (Q,) int64 places of each query's own class, from 1, among those its neighbours vote for.
+
+    Arguments and errors as of :func:`knn_accuracy`; a class without a vote stands beyond any place.
+    """
     if not 0 < temperature < float("inf"):
         raise InputError(f"temperature={temperature}: expected a positive number, such as 0.07.")
     for rows, labels, name in ((train, train_labels, "train"), (queries, query_labels, "query")):
@@ -66,8 +84,7 @@ def knn_accuracy(
         raise InputError("no query has a neighbour to vote: the training items are the query itself.")
     own = {name: i for i, name in enumerate(classes)}
     of_item = np.array([own[label] for label in train_labels], dtype=np.int64)
-    ranks = _ranks(torch.from_numpy(scores), torch.from_numpy(of_item[index]), codes, len(classes), temperature)
-    return top_accuracy(ranks, "knn", top)
+    return _ranks(torch.from_numpy(scores), torch.from_numpy(of_item[index]), codes, len(classes), temperature)
 
 
 def _ranks(scores: Tensor, answers: Tensor, codes: Tensor, classes: int, temperature: float) -> Tensor:

@@ -44,7 +44,11 @@ class FeatureProbe:
         return F.linear((_rows(features, "features") - self.mean) / self.deviation, self.weight, self.bias)
 
     def accuracy(self, features: Any, labels: Sequence[str], top: Sequence[int] = TOP) -> dict[str, float]:
-        """Return ``{"linear@1": ..., "linear@5": ...}``; ties count against the item.
+        """Return ``{"linear@1": ..., "linear@5": ...}``; arguments and errors as of :meth:`ranks`."""
+        return top_accuracy(self.ranks(features, labels), "linear", top)
+
+    def ranks(self, features: Any, labels: Sequence[str]) -> Tensor:
+        """Return (N,) int64 places of each item's own class, from 1; ties count against the item.
 
         Raises:
             InputError: Bad features, counts that differ, or no common class.
@@ -52,7 +56,7 @@ class FeatureProbe:
         scores = self.scores(features)
         if len(scores) != len(labels):
             raise InputError(f"{len(scores)} features and {len(labels)} labels; each row needs exactly one.")
-        return top_accuracy(true_rank(scores, class_codes(labels, self.classes, "test items")), "linear", top)
+        return true_rank(scores, class_codes(labels, self.classes, "test items"))
 
 
 def fit_probe(

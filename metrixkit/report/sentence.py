@@ -52,11 +52,11 @@ def interval(name: str, results: Mapping[str, Any], predictions: Path) -> Interv
     Args:
         name: The metric.
         results: A result file; what stands under its ``intervals`` is taken.
-        predictions: ``predictions.npz``, from which that of recall@k is drawn where the results hold none: the
-            percentile bootstrap, 10,000 resamples of the queries, seed 0.
+        predictions: ``predictions.npz``, from which that of a share of queries (recall@k, linear@k, ...) is drawn
+            where the results hold none: the percentile bootstrap, 10,000 resamples of the queries, seed 0.
 
     Returns:
-        None where neither is there, or where the predictions give another recall than the results.
+        None where neither is there, or where the predictions give another share than the results.
 
     Raises:
         InputError: The predictions cannot be read.
@@ -67,11 +67,10 @@ def interval(name: str, results: Mapping[str, Any], predictions: Path) -> Interv
         found = [found.get("low"), found.get("high")]
     if isinstance(found, list | tuple) and len(found) == 2 and all(isinstance(v, int | float) for v in found):
         return float(found[0]), float(found[1])
-    cutoff = re.fullmatch(r"recall@(\d+)", name)
-    if not cutoff or not predictions.is_file():
+    if not predictions.is_file():
         return None
-    hits = read_answers(predictions).hits(int(cutoff[1]))
-    if not len(hits) or abs(hits.mean() - numbers(results, "metrics").get(name, np.nan)) > 1e-6:
+    hits = read_answers(predictions).hits(name)
+    if hits is None or not len(hits) or abs(hits.mean() - numbers(results, "metrics").get(name, np.nan)) > 1e-6:
         return None
     # A resample of Q hits with replacement is Q draws at their share.
     shares = np.random.default_rng(0).binomial(len(hits), hits.mean(), RESAMPLES) / len(hits)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ class Predictions:
         neighbour_labels: (Q, k) unicode.
         neighbour_scores: (Q, k) float32, higher is nearer; -inf where a query found fewer.
         rank_of_first: (Q,) int64, pessimistic rank of the first relevant item, 0 where there is none.
+        class_ranks: Where classes are answered too: by the metric they make ("top" of top1, "linear@" of linear@1),
+            the (Q,) int64 place of each query's own class among the answers, from 1. Arrays ``class_rank:NAME`` of the
+            file.
     """
 
     query_ids: np.ndarray
@@ -35,6 +39,7 @@ class Predictions:
     neighbour_labels: np.ndarray
     neighbour_scores: np.ndarray
     rank_of_first: np.ndarray
+    class_ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InputError where shapes or types do not fit."""
@@ -46,6 +51,12 @@ class Predictions:
                 raise InputError(
                     f"predictions: {name} has shape {array.shape} and type {array.dtype}; expected {count} rows"
                     f"{' of ' + str(self.neighbour_ids.shape[-1]) if wide else ''} and a type of kind {kind!r}."
+                )
+        for name, ranks in self.class_ranks.items():
+            if ranks.shape != (count,) or ranks.dtype.kind != "i" or (ranks < 1).any():
+                raise InputError(
+                    f"predictions: class ranks {name!r} have shape {ranks.shape} and type {ranks.dtype}; expected "
+                    f"{count} integers from 1."
                 )
 
     def __len__(self) -> int:
@@ -61,6 +72,8 @@ _LAYOUT = (
     ("neighbour_scores", "f", 1),
     ("rank_of_first", "i", 0),
 )
+_ARRAYS = tuple(name for name, _, _ in _LAYOUT)
+CLASS_RANK = "class_rank:"
 
 
 def predictions(
@@ -116,7 +129,9 @@ def save_predictions(path: str | os.PathLike[str], predicted: Predictions) -> Pa
     path = Path(path)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        np.savez_compressed(file, **{f.name: getattr(predicted, f.name) for f in fields(predicted)})
+        arrays: dict[str, Any] = {name: getattr(predicted, name) for name in _ARRAYS}
+        arrays |= {CLASS_RANK + name: ranks for name, ranks in predicted.class_ranks.items()}
+        np.savez_compressed(file, **arrays)
     os.replace(part, path)
     return path
 
@@ -129,7 +144,8 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Predictions(**{f.name: file[f.name] for f in fields(Predictions)})
+            ranks = {name.removeprefix(CLASS_RANK): file[name] for name in file.files if name.startswith(CLASS_RANK)}
+            return Predictions(**{name: file[name] for name in _ARRAYS}, class_ranks=ranks)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise

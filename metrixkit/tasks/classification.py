@@ -16,7 +16,7 @@ from metrixkit.errors import InputError
 from metrixkit.models.classifier import Classifier
 from metrixkit.probing import UNLABELLED, labelled
 from metrixkit.retrieval import Evaluation, Predictions
-from metrixkit.tasks.classified import class_definitions, class_intervals, class_metrics, tops
+from metrixkit.tasks.classified import class_definitions, class_intervals, class_metrics, class_ranks, tops
 from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, file_under, retrieval_part
 
 LAST = 10  # epochs of which the median is told
@@ -154,11 +154,14 @@ class Classification:
             gallery: Those of the gallery, or None.
 
         Returns:
-            top1, top5, nll, ece, then retrieval; the evaluation with their definitions; the neighbours of each query.
+            top1, top5, nll, ece, then retrieval; the evaluation with their definitions; each query's neighbours, and
+            the place of its own class.
         """
         metrics = self._answers(classifier, queries)
         ranked, evaluation, found = self._ranking.describe(classifier.encoder, evaluation, queries, gallery)
         words = {**class_definitions(len(self.classes)), **evaluation.definitions}
+        places = class_ranks(classifier.scores(_tensor(queries)), queries.labels, self.classes)
+        found = replace(found, class_ranks={"top": places.numpy()})
         return {**metrics, **ranked}, replace(evaluation, definitions=words), found
 
     def test(self, classifier: Classifier) -> tuple[dict[str, float], Evaluation, Predictions]:

@@ -51,12 +51,17 @@ def class_metrics(scores: Tensor, labels: Sequence[str], classes: Sequence[str])
 
 def class_intervals(scores: Tensor, labels: Sequence[str], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the 95 % interval of top1 over items and over whole classes, as an evaluation's ``intervals()``."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*count as wrong", UserWarning)  # said where the metrics are told
-        right = (true_rank(scores, known_codes(scores, labels, classes)) == 1).numpy()
+    right = (class_ranks(scores, labels, classes) == 1).numpy()
     low, high = percentile_interval(right, LEVEL, INTERVAL_SAMPLES)
     by_class = percentile_interval(right, LEVEL, INTERVAL_SAMPLES, clusters=np.asarray(labels))
     return {"top1": {"low": low, "high": high, "by_class": list(by_class), "level": LEVEL}}
+
+
+def class_ranks(scores: Tensor, labels: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """Return (N,) int64 places of each item's own class, from 1; arguments and errors as of :func:`class_metrics`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*count as wrong", UserWarning)  # said where the metrics are told
+        return true_rank(scores, known_codes(scores, labels, classes))
 
 
 def known_codes(scores: Tensor, labels: Sequence[str], classes: Sequence[str]) -> Tensor:

@@ -16,7 +16,7 @@ from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.held_out import with_held_out
 from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError, did_you_mean
-from metrixkit.probing import UNLABELLED, fit_probe, intra_class_similarity, knn_accuracy, labelled
+from metrixkit.probing import UNLABELLED, fit_probe, intra_class_similarity, knn_ranks, labelled, top_accuracy
 from metrixkit.probing.definitions import INTRA_CLASS, feature_definitions, knn_definitions
 from metrixkit.retrieval import Evaluation, Predictions, alignment, uniformity
 from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, retrieval_part
@@ -229,7 +229,7 @@ class SelfSupervised:
             return {}
         prefix = "validation" if split == "validation" else "test"
         found = self._votes(self._ranking.embed(encoder, split), self.bank(encoder, split))
-        return {f"{prefix}/{name}": value for name, value in found.items()}
+        return {f"{prefix}/{name}": value for name, value in top_accuracy(found, "knn").items()}
 
     def evaluate(self, encoder: nn.Module, split: str) -> tuple[Evaluation, Embedded, Embedded | None]:
         """Return retrieval of a split, its embeddings and those of the gallery; as of task=retrieval."""
@@ -248,14 +248,15 @@ class SelfSupervised:
 
         Returns:
             knn@1, knn@5, linear@1, linear@5, retrieval, intra-class similarity, alignment and uniformity; the
-            evaluation with their definitions and counts; the neighbours of each query.
+            evaluation with their definitions and counts; each query's neighbours, and places of its own class.
         """
         metrics: dict[str, float] = {}
         words: dict[str, str] = {}
         counts: dict[str, int] = {}
+        ranks: dict[str, Tensor] = {}
         if self.has_labels:
             bank = self.bank(encoder, self.test_split)
-            metrics |= self._votes(queries, bank)
+            ranks["knn@"] = self._votes(queries, bank)
             words |= knn_definitions(self.settings.knn, self.settings.temperature)
             counts["labelled_training_items"] = len(bank.ids)
             if self.settings.linear:
@@ -263,8 +264,10 @@ class SelfSupervised:
                     # The votes above have said which classes are absent.
                     warnings.filterwarnings("ignore", ".*count as wrong", UserWarning)
                     probe = fit_probe(bank.vectors, bank.labels)
-                    metrics |= probe.accuracy(queries.vectors, queries.labels)
+                    ranks["linear@"] = probe.ranks(queries.vectors, queries.labels)
                 words |= feature_definitions(probe)
+            for name, places in ranks.items():
+                metrics |= top_accuracy(places, name[:-1])
         ranked, evaluation, found = self._ranking.describe(encoder, evaluation, queries, gallery)
         metrics |= ranked
         metrics["intra_class_similarity"] = intra_class_similarity(queries.vectors, queries.labels)
@@ -273,6 +276,7 @@ class SelfSupervised:
             "uniformity": uniformity(queries.vectors),
         }
         words = {**words, **evaluation.definitions, **INTRA_CLASS}
+        found = replace(found, class_ranks={name: places.numpy() for name, places in ranks.items()})
         return metrics, replace(evaluation, definitions=words, counts={**evaluation.counts, **counts}), found
 
     def test(self, encoder: nn.Module) -> tuple[dict[str, float], Evaluation, Predictions]:
@@ -283,6 +287,6 @@ class SelfSupervised:
         """Embed the labelled items that judge `split`: training items, and held-out ones unless they are judged."""
         return embed_bank(self._ranking, encoder, split)
 
-    def _votes(self, queries: Embedded, bank: Embedded) -> dict[str, float]:
+    def _votes(self, queries: Embedded, bank: Embedded) -> Tensor:
         s = self.settings
-        return knn_accuracy(bank.vectors, bank.labels, queries.vectors, queries.labels, s.knn, s.temperature)
+        return knn_ranks(bank.vectors, bank.labels, queries.vectors, queries.labels, s.knn, s.temperature)

@@ -90,6 +90,21 @@ def test_predictions_are_the_neighbours_and_survive_a_file(tmp_path):
         assert file["query_ids"].dtype.kind == "U"
 
 
+def test_places_of_the_own_class_are_kept(tmp_path):
+    rows, labels = np.random.default_rng(2).normal(size=(6, 3)), [0, 0, 1, 1, 2, 2]
+    made = predictions(rows, labels, k=2)
+    assert not made.class_ranks
+    ranks = {"top": np.arange(1, 7), "linear@": np.full(6, 2**31)}
+    kept = Predictions(**(vars(made) | {"class_ranks": ranks}))
+    read = load_predictions(save_predictions(tmp_path / "predictions.npz", kept))
+    assert read.class_ranks.keys() == ranks.keys()
+    for name, places in ranks.items():
+        np.testing.assert_array_equal(read.class_ranks[name], places)
+    for wrong in (np.arange(1, 6), np.arange(6), np.ones(6)):
+        with pytest.raises(InputError, match="class ranks 'top' have shape"):
+            Predictions(**(vars(made) | {"class_ranks": {"top": wrong}}))
+
+
 def test_predictions_refuse_what_does_not_fit(tmp_path):
     rows, labels = np.random.default_rng(2).normal(size=(6, 3)), [0, 0, 1, 1, 2, 2]
     made = predictions(rows, labels, k=2)

@@ -147,6 +147,8 @@ def test_held_out_images_select(manifest: Manifest) -> None:
 def test_the_end(manifest: Manifest) -> None:
     task = task_of(manifest, recall_at=[1, 2])
     metrics, evaluation, found = task.test(classifier())
+    for k in (1, 5):
+        assert (found.class_ranks["top"] <= k).mean() == pytest.approx(metrics[f"top{k}"])
     rows, labels = rows_of(manifest, "test")
     expected = by_loops(classifier().scores(rows), labels, task.classes)
     assert {k: metrics[k] for k in expected} == pytest.approx(expected, rel=1e-6)

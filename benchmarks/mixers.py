@@ -1,15 +1,18 @@
 """Supervised classifiers with image mixers: each run by the door, each row written when it ends.
 
     METRIXKIT_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/mixers.py [--epochs 30] [--runs DIR] [--only NAME]
+    METRIXKIT_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/mixers.py --equal-compute [--epochs 30]
     METRIXKIT_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/mixers.py --unseen --weights FILE [--epochs 10]
     OMP_NUM_THREADS=1 python benchmarks/mixers.py --cost
 
 The first fills ``benchmarks/tables/mixers.csv``: 20 classes of Tiny-ImageNet at 32 pixels at equal epochs, by the
 recipe of ``configs/tiny_imagenet_20_mixers.yaml``, the epoch chosen by top-1 on held-out training images. The second
-fills ``mixers_unseen.csv``: CUB classes 1-25 are learned as classes and the pooled features searched on classes 26-50,
-with MobileNetV2 (FILE as in ``configs/cub_first50.yaml``), the epoch chosen on training classes held out. Beside a
-``.csv`` a ``.md`` holds means and standard deviations over seeds. Rows that are there are skipped, and a run that was
-cut off is continued. The third prints CPU-seconds of a step of each, and its ratio to the step without mixing.
+adds rows with as many epochs as take the compute of 30 without mixing (COST below); a row whose step costs no more
+stands in both tables. The third fills ``mixers_unseen.csv``: CUB classes 1-25 are learned as classes and the pooled
+features searched on classes 26-50, with MobileNetV2 (FILE as in ``configs/cub_first50.yaml``), the epoch chosen on
+training classes held out. Beside a ``.csv`` a ``.md`` holds means and standard deviations over seeds. Rows that are
+there are skipped, and a run that was cut off is continued. The last prints CPU-seconds of a step of each, and its ratio
+to the step without mixing.
 """
 
 from __future__ import annotations
@@ -41,6 +44,9 @@ ROWS: dict[str, list[str]] = {
 LEARNED = ("AutoMix", "SAMix")  # what their steps cost: benchmarks/samix_cost.py
 SEVERAL = ("vanilla", "MixUp", "CutMix", "SAMix")  # three seeds, the others one
 PLAIN = ("cpu s", "nll")
+# Steps of the small network at 32 pixels relative to one without mixing, as --cost and samix_cost.py told them in
+# RESULTS.md; those not named cost at most 1.06.
+COST = {"PuzzleMix": 1.95, "AutoMix": 3.24, "SAMix": 3.45}
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,11 @@ UNSEEN = Table(
 )
 
 
+def affordable(name: str, epochs: int) -> int:
+    """Return for how many epochs of a row the compute of `epochs` without mixing lasts."""
+    return max(1, round(epochs / COST.get(name, 1.0)))
+
+
 def run(table: Table, name: str, seed: int, epochs: int, folder: Path, more: list[str]) -> dict[str, object]:
     """Run one setting with one seed and return its row."""
     command = [sys.executable, "-m", "metrixkit.train", table.config, *table.settings, *ROWS[name], *more]
@@ -114,11 +125,20 @@ def read(table: Table) -> list[dict[str, str]]:
 def summarise(table: Table) -> None:
     """Write means and standard deviations over seeds as Markdown."""
     found = read(table)
+    lines = ["Made by `python benchmarks/mixers.py`: percent, mean ± standard deviation over seeds."]
+    most = max(int(row["epochs"]) for row in found)
+    lines += ["", f"Equal epochs, {most}:", "", *_rows(table, [row for row in found if int(row["epochs"]) == most])]
+    cheap = [row for row in found if int(row["epochs"]) == affordable(row["row"], most)]
+    if any(int(row["epochs"]) < most for row in cheap):
+        lines += ["", f"Equal compute, that of {most} epochs without mixing:", "", *_rows(table, cheap)]
+    table.path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _rows(table: Table, found: list[dict[str, str]]) -> list[str]:
     shown = [*table.metrics, f"before {table.before}", "cpu s"]
-    lines = ["Made by `python benchmarks/mixers.py`: percent, mean ± standard deviation over seeds.", ""]
-    lines += ["| row | epochs | n | " + " | ".join(shown) + " |", "|---" * (3 + len(shown)) + "|"]
-    for name, epochs in {(row["row"], row["epochs"]): None for row in found}:
-        group = [row for row in found if (row["row"], row["epochs"]) == (name, epochs)]
+    lines = ["| row | epochs | n | " + " | ".join(shown) + " |", "|---" * (3 + len(shown)) + "|"]
+    for name in [name for name in ROWS if any(row["row"] == name for row in found)]:
+        group = [row for row in found if row["row"] == name]
         cells = []
         for metric in shown:
             values = [float(row[metric]) for row in group]
@@ -126,16 +146,17 @@ def summarise(table: Table) -> None:
             scale, digits = (100, 1) if share else (1, 0 if metric == "cpu s" else 3)
             spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
             cells.append(f"{scale * statistics.mean(values):.{digits}f}{spread}")
-        lines.append(f"| {name} | {epochs} | {len(group)} | " + " | ".join(cells) + " |")
-    table.path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines.append(f"| {name} | {group[0]['epochs']} | {len(group)} | " + " | ".join(cells) + " |")
+    return lines
 
 
-def fill(table: Table, epochs: int, runs: Path, only: str | None, more: list[str]) -> None:
+def fill(table: Table, most: int, runs: Path, only: str | None, more: list[str], equal_compute: bool = False) -> None:
     """Run what is missing, seed by seed."""
     table.path.parent.mkdir(exist_ok=True)
     columns = ["row", "seed", "epochs", *table.metrics, f"before {table.before}", "selected epoch", "wall s", "cpu s"]
     for seed in range(3):
         for name in ROWS:
+            epochs = affordable(name, most) if equal_compute else most
             found = read(table)
             there = {(row["row"], int(row["seed"]), int(row["epochs"])) for row in found}
             skipped = (seed > 0 and name not in SEVERAL) or (only is not None and only != name)
@@ -193,6 +214,7 @@ def main() -> None:
     """Fill a table, or tell what a step costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unseen", action="store_true", help="the table of recall on classes never trained on")
+    parser.add_argument("--equal-compute", action="store_true", help="as many epochs as take the compute of --epochs")
     parser.add_argument("--weights", help="weights file of that table")
     parser.add_argument("--epochs", type=int, help="default 30, of the second table 10")
     parser.add_argument("--runs", type=Path, default=Path("runs/mixers"), help="where run folders go")
@@ -208,7 +230,8 @@ def main() -> None:
         weights = f"model.weights={Path(options.weights).resolve()}"
         fill(UNSEEN, 10 if options.epochs is None else options.epochs, options.runs, options.only, [weights])
     else:
-        fill(SEEN, 30 if options.epochs is None else options.epochs, options.runs, options.only, [])
+        epochs = 30 if options.epochs is None else options.epochs
+        fill(SEEN, epochs, options.runs, options.only, [], options.equal_compute)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 IMAGES are image files (mixed in their order: the first with the second), folders (pairs are drawn), or a data set:
 ``data=cub [data.key=value ...]``. The sheet has a row for each mixer and a column for each lambda, the share asked of
 the first image: the mixture, its mask, and the share that its label must get. --curve draws the mean of masks over
-lambda, --accuracy what the classifier of a run sees of both classes; both write their numbers as CSV beside the
-picture.
+lambda, --accuracy what the classifier of a run sees of both classes, --information how much a mixture tells of its
+first image (MINE; it trains a network for each mixer, lambda and repeat, so name few mixers); all write their numbers
+as CSV beside the picture.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE.png", help="the sheet; default mixed.png where nothing else is asked")
     parser.add_argument("--curve", metavar="FILE.png", help="mask mean over lambda")
     parser.add_argument("--accuracy", metavar="FILE.png", help="top-1 and top-2 on mixed images over lambda")
+    parser.add_argument("--information", metavar="FILE.png", help="mutual information with the first image over lambda")
+    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of each network of it (default 300)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="networks behind each point (default 3)")
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:
         from metrixkit.sheets.make import Wanted, make
 
-        alone = options.out is None and options.curve is None and options.accuracy is None
+        others = (options.curve, options.accuracy, options.information)
+        alone = options.out is None and all(other is None for other in others)
         position = numbers("--position", options.position)
         if len(position) != 2:
             raise InputError(f"--position {options.position}: expected row,column as shares in [0, 1].")
@@ -59,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
             out="mixed.png" if alone else options.out,
             curve=options.curve,
             accuracy=options.accuracy,
+            information=options.information,
+            steps=options.steps,
+            repeats=options.repeats,
         )
         make(wanted, print)
         return 0

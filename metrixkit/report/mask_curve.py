@@ -1,4 +1,4 @@
-"""Mixers over lambda: the mean of their masks and how hard they are, and what a classifier sees of both classes."""
+"""Mixers over lambda: their masks, what a classifier sees of both classes, what a mixture tells of its first image."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from metrixkit.report.markup import DRAWING
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 MASK_COLUMNS = ("mixer", "lambda", "mask_mean", "mask_mean_deviation", "pixel_deviation", "nearly_binary")
 ACCURACY_COLUMNS = ("mixer", "lambda", "top1", "top2")
+INFORMATION_COLUMNS = ("mixer", "lambda", "information", "deviation", "limit")
 
 
 def mask_curve(
@@ -108,6 +109,42 @@ def accuracy_curve(path: str | os.PathLike[str], found: pd.DataFrame, how: str, 
         "both. At λ 0 and 1 many mixers leave one image, and top-2 then asks for a class that is not there."
     )
     return save_figure(figure, path, "Accuracy on mixed images", caption, DRAWING)
+
+
+def information_curve(path: str | os.PathLike[str], found: pd.DataFrame, how: str, title: str = "") -> Path:
+    """Draw for every mixer the mutual information of mixture and first image against lambda.
+
+    Args:
+        path: A ``.png`` to write; its folder is made.
+        found: A row a mixer and lambda: mixer, lambda, information in nats, its deviation (NaN for none), limit.
+        how: What was measured on what, for the caption; whole sentences.
+        title: A line above.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: No rows, or a column is missing.
+    """
+    _check(found, INFORMATION_COLUMNS)
+    figure = Figure(figsize=(7.2, 4.2), facecolor="white")
+    axes = figure.add_axes((0.09, 0.12, 0.64, 0.74))
+    for place, (name, part) in enumerate(found.groupby("mixer", sort=False)):
+        lam, style = part["lambda"].to_numpy(dtype=float), _style(place)
+        axes.plot(lam, part["information"], label=name, **style)
+        bars = part["deviation"].fillna(0.0)
+        axes.errorbar(lam, part["information"], yerr=bars, fmt="none", ecolor=style["color"], capsize=2, linewidth=0.8)
+    axes.axhline(found["limit"].iloc[0], color="black", linewidth=1, linestyle=":", label="log n", zorder=0)
+    _dress(axes, "I(mixture; first image), nats", "λ asked")
+    _legend(figure, axes, 0.75)
+    if title:
+        figure.text(0.01, 0.985, title, fontsize=10, va="top", parse_math=False)
+    caption = (
+        f"{how} MINE: the Donsker-Varadhan bound on images that its network was not trained on, mean over the last "
+        "quarter of the steps; bars are one standard deviation over networks. Short training shows less than there is: "
+        "compare lines with one another. Above the dotted line the sample of n unrelated pairs vouches for no height."
+    )
+    return save_figure(figure, path, "Mutual information of mixture and first image", caption, DRAWING)
 
 
 def _style(place: int) -> dict:

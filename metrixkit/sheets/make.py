@@ -15,18 +15,21 @@ from metrixkit.embedding.folder import read_source
 from metrixkit.errors import InputError
 from metrixkit.jobs.images import read_data
 from metrixkit.report.markup import write_text
-from metrixkit.report.mask_curve import accuracy_curve, mask_curve
+from metrixkit.report.mask_curve import accuracy_curve, information_curve, mask_curve
 from metrixkit.report.mix_sheet import mix_sheet
 from metrixkit.sheets.accuracy import mixed_accuracy
+from metrixkit.sheets.information import mutual_information
 from metrixkit.sheets.masks import mask_statistics, slopes
 from metrixkit.sheets.mixers import Mixers, check_lambdas
 from metrixkit.sheets.models import RunModels, load_run
-from metrixkit.sheets.pairs import Rows, choose_pairs, read_pairs, ring_pairs
+from metrixkit.sheets.pairs import Rows, choose_pairs, read_images, read_pairs, ring_pairs
 from metrixkit.sheets.sheet import Position, blocks
 
 SHEET_LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CURVE_LAMBDAS = tuple(step / 10 for step in range(11))
+INFORMATION_LAMBDAS = tuple(step / 4 for step in range(5))  # a network is trained for each
 SIZE, LEAST_SIZE = 128, 16
+INFORMATION_SIZE, INFORMATION_IMAGES = 64, 2000
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Wanted:
         out: The sheet, a ``.png``.
         curve: The curve of mask means, a ``.png``; its numbers go into a ``.csv`` beside it.
         accuracy: The curve of accuracy on mixtures, likewise.
+        information: The curve of mutual information with the first image, likewise.
+        steps: Of each of its networks.
+        repeats: Networks behind each of its points.
     """
 
     sources: Sequence[str]
@@ -62,6 +68,9 @@ class Wanted:
     out: str | None = None
     curve: str | None = None
     accuracy: str | None = None
+    information: str | None = None
+    steps: int = 300
+    repeats: int = 3
 
 
 def make(wanted: Wanted, say: Callable[[str], None]) -> None:
@@ -70,7 +79,7 @@ def make(wanted: Wanted, say: Callable[[str], None]) -> None:
     Raises:
         InputError: Something that was asked for cannot be had.
     """
-    for path in (wanted.out, wanted.curve, wanted.accuracy):
+    for path in (wanted.out, wanted.curve, wanted.accuracy, wanted.information):
         if path is not None and Path(path).suffix.lower() != ".png":
             raise InputError(f"{path}: pictures are written as .png; name the file so.")
     lambdas = check_lambdas(SHEET_LAMBDAS if wanted.lambdas is None else wanted.lambdas)
@@ -95,6 +104,8 @@ def make(wanted: Wanted, say: Callable[[str], None]) -> None:
             _curve(wanted.curve, mixers, items, rows, told, over, transform, wanted.seed, say)
         if wanted.accuracy is not None:
             _accuracy(wanted.accuracy, mixers, items, wanted, told, over, say)
+        if wanted.information is not None:
+            _information(wanted.information, mixers, items, wanted, told, say)
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
 
@@ -183,6 +194,23 @@ def _accuracy(
     how = f"{_pairs(len(rows))} of two classes each, of {told}, seed {wanted.seed}; classifier: {models.where}."
     picture = accuracy_curve(path, found, how, f"{Path(models.where).name} on {told}: {_pairs(len(rows))}")
     say(f"accuracy: {picture}, {_beside(path, found)}")
+
+
+def _information(
+    path: str, mixers: Mixers, items: pd.DataFrame, wanted: Wanted, told: str, say: Callable[[str], None]
+) -> None:
+    lambdas = check_lambdas(INFORMATION_LAMBDAS if wanted.lambdas is None else wanted.lambdas)
+    size = wanted.size or INFORMATION_SIZE
+    some = items.sample(min(len(items), INFORMATION_IMAGES), random_state=wanted.seed).reset_index(drop=True)
+    images = read_images(some, range(len(some)), eval_transform(Transform(resize=size), size))
+    labels = some["label"].astype(str).tolist()
+    found = mutual_information(mixers, images, labels, lambdas, wanted.steps, wanted.repeats, wanted.seed)
+    how = (
+        f"{len(some)} images of {told} at {size} pixels, a fifth of them held out; {wanted.steps} steps a network, "
+        f"{wanted.repeats} from seed {wanted.seed} on."
+    )
+    picture = information_curve(path, found, how, f"{told}: {len(some)} images")
+    say(f"information: {picture}, {_beside(path, found)}")
 
 
 def _fitted(models: RunModels) -> Callable[[Tensor], Tensor]:

@@ -106,9 +106,15 @@ def read_pairs(items: pd.DataFrame, rows: Sequence[tuple[int, int]], transform: 
     Raises:
         InputError: An image that cannot be read; it is named.
     """
-    paths, labels = items["path"].tolist(), items["label"].astype(str).tolist()
+    labels = items["label"].astype(str).tolist()
     used = sorted({row for pair in rows for row in pair})
     place = {row: i for i, row in enumerate(used)}
-    pixels = torch.stack([transform(decode(paths[row])) for row in used]).float() / 255
+    pixels = read_images(items, used, transform)
     first, second = ([place[pair[side]] for pair in rows] for side in (0, 1))
     return Pairs(pixels[first], pixels[second], [(labels[a], labels[b]) for a, b in rows])
+
+
+def read_images(items: pd.DataFrame, rows: Sequence[int], transform: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return (n, 3, S, S) pixels in [0, 1] of some rows; arguments and errors as of :func:`read_pairs`."""
+    paths = items["path"].tolist()
+    return torch.stack([transform(decode(paths[row])) for row in rows]).float() / 255

@@ -15,6 +15,9 @@ from PIL import Image
 
 from metrixkit import train
 
+# One process makes the run that these tests share; elsewhere in parallel it would be made again.
+pytestmark = pytest.mark.xdist_group("doors")
+
 TINY = [
     "data.train_classes=40", "data.test_classes=20", "sampler.batch_size=40", "sampler.m=4", "model.dim=32",
     "training.epochs=1", "training.accelerator=cpu", "loader.workers=0", "evaluation.recall_at=[1,2,5000]",

@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from sklearn.metrics import ndcg_score
 
-from metrixkit.data.ratings import read_ratings, split_ratings
 from metrixkit.data.roots import data_roots
+from metrixkit.data.sets.ratings import read_ratings, split_ratings
 from metrixkit.retrieval.recommendation import evaluate_recommendations
 
 

@@ -81,7 +81,8 @@ def ours(method: str, rows: np.ndarray, labels: np.ndarray, queries: int, _: int
 
     import torch
 
-    from metrixkit.retrieval import evaluate, ranks
+    from metrixkit.retrieval import evaluate
+    from metrixkit.retrieval.exact import ranks
 
     torch.set_num_threads(1)
     kernels, precision = (*method.split(), "auto")[:2]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metrixkit import config as configs
-from metrixkit.data.ratings import RatingTable
+from metrixkit.data.sets.ratings import RatingTable
 from metrixkit.errors import InputError
 from metrixkit.losses import BPR, CMLMinTriplet, Contrastive, DynamicMixedMargin
 from metrixkit.methods import Recommender

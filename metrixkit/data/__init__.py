@@ -1,39 +1,40 @@
 """Readers, decoding, transforms, samplers: from files to batches."""
 
-from metrixkit.data.activitynet import ActivityNet
 from metrixkit.data.cache import CachedDecode, default_short_side
-from metrixkit.data.captions import CaptionColumns, Captions
-from metrixkit.data.cars import Cars
-from metrixkit.data.cub import CUB
 from metrixkit.data.dataset import Example, ImageItems, collate
 from metrixkit.data.decode import image_to_tensor
 from metrixkit.data.features import Features, pad_features, read_features
 from metrixkit.data.frame_reader import FrameReader
 from metrixkit.data.frame_times import sample_indices
 from metrixkit.data.frames import Clip, read_frames
-from metrixkit.data.glyphs import Glyphs
-from metrixkit.data.glyphs_video_text import GlyphsVideoText
 from metrixkit.data.held_out import UNLABELLED, with_held_out
-from metrixkit.data.images import Columns, Images
-from metrixkit.data.inshop import InShop
 from metrixkit.data.loader import default_workers, eval_loader, train_loader
 from metrixkit.data.m_per_class import MPerClass
 from metrixkit.data.manifest import Manifest, with_validation
-from metrixkit.data.mosei import Mosei
-from metrixkit.data.msrvtt import MSRVTT
-from metrixkit.data.msvd import MSVD
-from metrixkit.data.omniglot import Omniglot
-from metrixkit.data.omniglot_strokes import OmniglotStrokes
 from metrixkit.data.one_per_item import OnePerItem
 from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
 from metrixkit.data.pairs import Collate, PairExample, PairItems, modality_readers, pair_loader
-from metrixkit.data.pickles import load_pickle
 from metrixkit.data.rating_batches import RatingBatches
-from metrixkit.data.ratings import RatingTable
 from metrixkit.data.samplers import Draw, EpochSampler, Shuffle
-from metrixkit.data.sop import SOP
-from metrixkit.data.tiny_imagenet import TinyImageNet
-from metrixkit.data.torchvision_sets import Torchvision
+from metrixkit.data.sets.activitynet import ActivityNet
+from metrixkit.data.sets.captions import CaptionColumns, Captions
+from metrixkit.data.sets.cars import Cars
+from metrixkit.data.sets.cub import CUB
+from metrixkit.data.sets.glyphs import Glyphs
+from metrixkit.data.sets.glyphs_video_text import GlyphsVideoText
+from metrixkit.data.sets.images import Columns, Images
+from metrixkit.data.sets.inshop import InShop
+from metrixkit.data.sets.mosei import Mosei
+from metrixkit.data.sets.msrvtt import MSRVTT
+from metrixkit.data.sets.msvd import MSVD
+from metrixkit.data.sets.omniglot import Omniglot
+from metrixkit.data.sets.omniglot_strokes import OmniglotStrokes
+from metrixkit.data.sets.pickles import load_pickle
+from metrixkit.data.sets.ratings import RatingTable
+from metrixkit.data.sets.sop import SOP
+from metrixkit.data.sets.tiny_imagenet import TinyImageNet
+from metrixkit.data.sets.torchvision_sets import Torchvision
+from metrixkit.data.sets.youcook2 import YouCook2
 from metrixkit.data.transforms import (
     SecondView,
     Transform,
@@ -43,7 +44,6 @@ from metrixkit.data.transforms import (
     train_transform,
 )
 from metrixkit.data.views import TrainViews
-from metrixkit.data.youcook2 import YouCook2
 
 DATASETS: dict[str, type] = {
     "cub": CUB,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from metrixkit.data.ratings import RatingSplit
+from metrixkit.data.sets.ratings import RatingSplit
 from metrixkit.errors import InputError
 from metrixkit.seam import Batch
 

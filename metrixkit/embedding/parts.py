@@ -14,7 +14,7 @@ from metrixkit.data.tables import read_table
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import default_device
 from metrixkit.models.multimodal import SETTINGS, Multimodal, load_multimodal
-from metrixkit.retrieval.patterns import Embeddings
+from metrixkit.retrieval.missing.patterns import Embeddings
 from metrixkit.tasks.modality_data import modality_items
 from metrixkit.tasks.modality_encoding import encoder_of
 from metrixkit.training.run import write_json

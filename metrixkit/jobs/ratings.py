@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from metrixkit import config as configs
-from metrixkit.data.ratings import RatingSplit
+from metrixkit.data.sets.ratings import RatingSplit
 from metrixkit.errors import InputError
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts

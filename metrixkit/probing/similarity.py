@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.rows import BLOCK, Rows
+from metrixkit.retrieval.exact.rows import BLOCK, Rows
 
 
 @torch.no_grad()

@@ -4,18 +4,18 @@ from metrixkit.retrieval.clusters import nmi_ami
 from metrixkit.retrieval.crossmodal import CrossModal, crossmodal
 from metrixkit.retrieval.doubtful_labels import DoubtfulLabels, doubtful_labels
 from metrixkit.retrieval.evaluation import Evaluation, evaluate
-from metrixkit.retrieval.fill import fuse
+from metrixkit.retrieval.exact.nearest import neighbours
 from metrixkit.retrieval.geometry import alignment, uniformity, utilization
 from metrixkit.retrieval.index import RetrievalIndex, choose_factory, sweep
-from metrixkit.retrieval.masks import Mask, draw_mask, rate_masks, read_masks, subset_masks, write_masks
+from metrixkit.retrieval.missing.fill import fuse
+from metrixkit.retrieval.missing.masks import Mask, draw_mask, rate_masks, read_masks, subset_masks, write_masks
+from metrixkit.retrieval.missing.outcomes import classification_outcome, regression_outcome
+from metrixkit.retrieval.missing.patterns import ModalityItems
+from metrixkit.retrieval.missing.robustness import robustness
+from metrixkit.retrieval.missing.robustness_result import Robustness, merge
 from metrixkit.retrieval.near_duplicates import NearDuplicates, near_duplicates
-from metrixkit.retrieval.nearest import neighbours
 from metrixkit.retrieval.openset import OpenSet, open_set
-from metrixkit.retrieval.outcomes import classification_outcome, regression_outcome
-from metrixkit.retrieval.patterns import ModalityItems
 from metrixkit.retrieval.predicted import Predictions, load_predictions, predictions, save_predictions
-from metrixkit.retrieval.robustness import robustness
-from metrixkit.retrieval.robustness_result import Robustness, merge
 from metrixkit.retrieval.verification import Verification, verify
 
 __all__ = [

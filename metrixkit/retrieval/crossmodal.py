@@ -12,11 +12,11 @@ import pandas as pd
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.retrieval.bootstrap import percentile_interval
-from metrixkit.retrieval.crossranks import CrossRanks, cross_ranks
-from metrixkit.retrieval.crossscores import EmbeddingScores, MatrixScores, Scores
+from metrixkit.retrieval.exact.crossranks import CrossRanks, cross_ranks
+from metrixkit.retrieval.exact.crossscores import EmbeddingScores, MatrixScores, Scores
+from metrixkit.retrieval.exact.rows import Rows
+from metrixkit.retrieval.exact.setting import TIE, read_ids, read_labels
 from metrixkit.retrieval.result import LEVEL, Evaluation
-from metrixkit.retrieval.rows import Rows
-from metrixkit.retrieval.setting import TIE, read_ids, read_labels
 
 TIES = "Ties count against the query (pessimistic rank)."
 OPTIMISTIC = "The same with ties counted for the query; stands here because it differs."

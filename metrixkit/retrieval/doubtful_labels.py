@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.nearest import nearest_of
-from metrixkit.retrieval.rows import Distance
-from metrixkit.retrieval.setting import label_up, pair_up
+from metrixkit.retrieval.exact.nearest import nearest_of
+from metrixkit.retrieval.exact.rows import Distance
+from metrixkit.retrieval.exact.setting import label_up, pair_up
 
 
 @dataclass(frozen=True)

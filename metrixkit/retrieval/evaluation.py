@@ -12,12 +12,12 @@ import torch
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.retrieval.clusters import clustering_scores
+from metrixkit.retrieval.exact.ranks import Precision, RankBlock, rank_blocks, relevant_counts
+from metrixkit.retrieval.exact.rows import Distance
+from metrixkit.retrieval.exact.setting import TIE, Labels, Pair, label_up, pair_up
 from metrixkit.retrieval.groups import Groups, group_blocks, group_up
 from metrixkit.retrieval.measures import Measure, cap_of, depth_of, is_known, known, measures_of
-from metrixkit.retrieval.ranks import Precision, RankBlock, rank_blocks, relevant_counts
 from metrixkit.retrieval.result import Evaluation
-from metrixkit.retrieval.rows import Distance
-from metrixkit.retrieval.setting import TIE, Labels, Pair, label_up, pair_up
 
 CLUSTERED = {
     "nmi": "Normalised mutual information (arithmetic mean) between the classes and a k-means clustering into as many "

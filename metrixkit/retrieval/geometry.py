@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.nearest import nearest_scores
-from metrixkit.retrieval.rows import BLOCK, Rows
-from metrixkit.retrieval.screen import Precision
-from metrixkit.retrieval.setting import Pair, read_labels
+from metrixkit.retrieval.exact.nearest import nearest_scores
+from metrixkit.retrieval.exact.rows import BLOCK, Rows
+from metrixkit.retrieval.exact.screen import Precision
+from metrixkit.retrieval.exact.setting import Pair, read_labels
 
 TILE = 2048
 

@@ -15,8 +15,8 @@ import torch
 from scipy import sparse
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.nearest import neighbours
-from metrixkit.retrieval.setting import TIE, Pair, pair_up
+from metrixkit.retrieval.exact.nearest import neighbours
+from metrixkit.retrieval.exact.setting import TIE, Pair, pair_up
 
 ENTRIES = 2**22  # distances of a block (32 MB)
 PRODUCTS = 2**22  # numbers of a block of row products

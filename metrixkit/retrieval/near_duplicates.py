@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.screen import Precision, ScreenRows, products, screen_levels
-from metrixkit.retrieval.setting import TIE, Pair, pair_up
+from metrixkit.retrieval.exact.screen import Precision, ScreenRows, products, screen_levels
+from metrixkit.retrieval.exact.setting import TIE, Pair, pair_up
 
 MOST_PAIRS = 5_000_000  # beyond, the threshold is too low or the embedding has collapsed
 ROWS, COLUMNS = 1024, 4096
@@ -46,7 +46,7 @@ def near_duplicates(
 ) -> NearDuplicates:
     """Find every pair of items whose cosine is at least `threshold`.
 
-    Blocks are multiplied in low precision; whatever that cannot rule out (see :mod:`metrixkit.retrieval.screen`) is
+    Blocks are multiplied in low precision; whatever that cannot rule out (see ``exact/screen.py``) is
     computed in float64, whose scores decide. A score within 1e-12 of the threshold counts as reaching it.
 
     Args:
@@ -57,7 +57,7 @@ def near_duplicates(
         most: Pairs from which on the search gives up.
 
     Raises:
-        InputError: Rows as :class:`~metrixkit.retrieval.rows.Rows` refuses them, a threshold outside of its range, or
+        InputError: Rows as :class:`.exact.rows.Rows` refuses them, a threshold outside of its range, or
             more than `most` pairs.
 
     Example:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from metrixkit.errors import InputError, did_you_mean
-from metrixkit.retrieval.pairwise import all_pairs
-from metrixkit.retrieval.rows import Distance
-from metrixkit.retrieval.setting import label_up, pair_up
+from metrixkit.retrieval.exact.pairwise import all_pairs
+from metrixkit.retrieval.exact.rows import Distance
+from metrixkit.retrieval.exact.setting import label_up, pair_up
 
 Unknown = Literal["absent", "left-out"]
 UNKNOWN = {

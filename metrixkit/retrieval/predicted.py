@@ -12,9 +12,9 @@ import numpy as np
 
 from metrixkit.errors import InputError
 from metrixkit.retrieval.evaluation import Evaluation, evaluate
-from metrixkit.retrieval.nearest import nearest_of
-from metrixkit.retrieval.rows import Distance
-from metrixkit.retrieval.setting import label_up, pair_up
+from metrixkit.retrieval.exact.nearest import nearest_of
+from metrixkit.retrieval.exact.rows import Distance
+from metrixkit.retrieval.exact.setting import label_up, pair_up
 
 
 @dataclass(frozen=True)

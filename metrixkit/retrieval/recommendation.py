@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.retrieval.exact.rows import Distance
+from metrixkit.retrieval.exact.setting import TIE, Pair, pair_up
 from metrixkit.retrieval.result import Evaluation
-from metrixkit.retrieval.rows import Distance
-from metrixkit.retrieval.setting import TIE, Pair, pair_up
 
 BLOCK = 2**22  # scores held at once
 FAR = torch.inf

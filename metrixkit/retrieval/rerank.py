@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from metrixkit.errors import InputError, did_you_mean
-from metrixkit.retrieval.dense import ranks_of_costs
 from metrixkit.retrieval.evaluation import check_names, count, evaluate, summarise
+from metrixkit.retrieval.exact.dense import ranks_of_costs
+from metrixkit.retrieval.exact.nearest import neighbours
+from metrixkit.retrieval.exact.ranks import RankBlock
+from metrixkit.retrieval.exact.rows import Rows
+from metrixkit.retrieval.exact.setting import Labels, Pair, label_up, pair_up
 from metrixkit.retrieval.k_reciprocal import k_reciprocal, k_reciprocal_blocks
-from metrixkit.retrieval.nearest import neighbours
-from metrixkit.retrieval.ranks import RankBlock
 from metrixkit.retrieval.result import Evaluation
-from metrixkit.retrieval.rows import Rows
-from metrixkit.retrieval.setting import Labels, Pair, label_up, pair_up
 
 __all__ = [
     "ASSUMPTIONS",

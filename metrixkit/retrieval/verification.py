@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.rows import Distance
-from metrixkit.retrieval.score_bins import Bins, binned
-from metrixkit.retrieval.setting import Labels, Pair, label_up, pair_up
+from metrixkit.retrieval.exact.rows import Distance
+from metrixkit.retrieval.exact.score_bins import Bins, binned
+from metrixkit.retrieval.exact.setting import Labels, Pair, label_up, pair_up
 
 ROC_POINTS = 100  # along each axis, at most
 ENOUGH = 10  # false matches that a rate should rest on

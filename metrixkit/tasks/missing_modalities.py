@@ -15,8 +15,8 @@ from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import evaluating
 from metrixkit.models.multimodal import Multimodal
 from metrixkit.retrieval import ModalityItems, Robustness, robustness
-from metrixkit.retrieval.masks import Mask
-from metrixkit.retrieval.outcomes import CLASSIFICATION, REGRESSION
+from metrixkit.retrieval.missing.masks import Mask
+from metrixkit.retrieval.missing.outcomes import CLASSIFICATION, REGRESSION
 from metrixkit.tasks.modality_data import Fill, MissingSettings, modality_items, targets_of
 from metrixkit.tasks.modality_encoding import encoder_of
 
@@ -82,7 +82,7 @@ class MissingModalities:
         Args:
             model: The network; brought to evaluation mode and back.
             split: ``query`` searches ``gallery``, every other split itself.
-            masks: See :func:`~metrixkit.retrieval.robustness.robustness`.
+            masks: See :func:`~metrixkit.retrieval.robustness`.
             fill: Instead of the settings' own.
 
         Raises:

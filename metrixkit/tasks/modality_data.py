@@ -150,7 +150,7 @@ def pair_items(part: PairManifest) -> PairItems:
 
 
 def modality_items(part: PairManifest, targets: NDArray, in_memory: bool) -> ModalityItems:
-    """Return the items of a manifest for :func:`~metrixkit.retrieval.robustness.robustness`.
+    """Return the items of a manifest for :func:`~metrixkit.retrieval.robustness`.
 
     Args:
         part: One or more splits.

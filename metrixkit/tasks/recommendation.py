@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from metrixkit.data.ratings import RatingSplit
+from metrixkit.data.sets.ratings import RatingSplit
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.models.factors import Factors
 from metrixkit.retrieval import Evaluation

@@ -10,7 +10,7 @@ import pytest
 
 from metrixkit.data import Glyphs
 from metrixkit.data.decode import decode
-from metrixkit.data.glyph_images import Faces, merge_alike
+from metrixkit.data.sets.glyph_images import Faces, merge_alike
 from metrixkit.errors import InputError
 
 SMALL = {"min_faces": 17, "test_classes": 10}
@@ -112,14 +112,14 @@ def test_fewer_classes_are_a_subset_of_the_same_pictures():
 
 def test_a_second_read_draws_nothing(monkeypatch):
     Glyphs(size=16, **SMALL).read()
-    monkeypatch.setattr("metrixkit.data.glyphs.Faces", lambda: pytest.fail("drew again"))
+    monkeypatch.setattr("metrixkit.data.sets.glyphs.Faces", lambda: pytest.fail("drew again"))
     assert len(Glyphs(size=16, **SMALL).read()) > 100
 
 
 def test_a_kill_while_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("METRIXKIT_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("metrixkit.data.glyphs.np.save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("metrixkit.data.sets.glyphs.np.save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             Glyphs(size=16, **SMALL).read()
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 from metrixkit.data import Mosei, OmniglotStrokes
 from metrixkit.data.decode import decode
 from metrixkit.data.features import read_features
-from metrixkit.data.omniglot_strokes import trajectory
+from metrixkit.data.sets.omniglot_strokes import trajectory
 from metrixkit.errors import InputError
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from metrixkit.data import CUB, SOP, Cars, InShop, Omniglot
 from metrixkit.data.decode import decode
-from metrixkit.data.numbered import parse_classes
+from metrixkit.data.sets.numbered import parse_classes
 from metrixkit.errors import InputError
 
 

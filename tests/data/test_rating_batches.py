@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from metrixkit.data.rating_batches import RatingBatches
-from metrixkit.data.ratings import Ratings, RatingSplit
+from metrixkit.data.sets.ratings import Ratings, RatingSplit
 from metrixkit.errors import InputError
 
 

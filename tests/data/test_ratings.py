@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metrixkit.data.ratings import read_ratings, split_ratings
+from metrixkit.data.sets.ratings import read_ratings, split_ratings
 from metrixkit.errors import InputError
 
 FIXTURE = json.loads((Path(__file__).parent.parent / "fixtures" / "dmm.json").read_text())["recommender_split"]

@@ -16,8 +16,9 @@ from scipy.io import loadmat, savemat
 from torchvision import datasets
 
 from metrixkit.config import FAMILIES
-from metrixkit.data import UNLABELLED, Torchvision, torchvision_sets, with_held_out
+from metrixkit.data import UNLABELLED, Torchvision, with_held_out
 from metrixkit.data.decode import decode
+from metrixkit.data.sets import torchvision_sets
 from metrixkit.errors import InputError
 from metrixkit.schema import build_node, check_node
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metrixkit.data.features import Features, pad_features, read_features
-from metrixkit.data.pickles import load_pickle
+from metrixkit.data.sets.pickles import load_pickle
 from metrixkit.errors import InputError
 
 ARRAYS = {

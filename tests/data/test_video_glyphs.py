@@ -12,11 +12,11 @@ from metrixkit.data.check_pairs import check_pairs
 from metrixkit.data.decode import decode
 from metrixkit.data.features import read_features
 from metrixkit.data.frames import read_frames
-from metrixkit.data.glyph_images import Faces
-from metrixkit.data.glyph_motion import MOTIONS, clip, style_of
-from metrixkit.data.glyph_outlines import Outlines, _shares
-from metrixkit.data.glyphs import Glyphs
-from metrixkit.data.glyphs_video_text import GlyphsVideoText
+from metrixkit.data.sets.glyph_images import Faces
+from metrixkit.data.sets.glyph_motion import MOTIONS, clip, style_of
+from metrixkit.data.sets.glyph_outlines import Outlines, _shares
+from metrixkit.data.sets.glyphs import Glyphs
+from metrixkit.data.sets.glyphs_video_text import GlyphsVideoText
 from metrixkit.errors import InputError
 
 
@@ -31,7 +31,7 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METRIXKIT_CACHE", str(folder))
         # Few characters are in so many faces, which keeps the still pictures quick to draw.
-        patch.setattr("metrixkit.data.glyphs_video_text.Glyphs", partial(Glyphs, min_faces=17, test_classes=1))
+        patch.setattr("metrixkit.data.sets.glyphs_video_text.Glyphs", partial(Glyphs, min_faces=17, test_classes=1))
         yield folder
 
 

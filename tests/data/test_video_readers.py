@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metrixkit.data import activitynet, msrvtt, msvd, youcook2
-from metrixkit.data.activitynet import ActivityNet
-from metrixkit.data.captions import CaptionColumns, Captions
-from metrixkit.data.msrvtt import MSRVTT
-from metrixkit.data.msvd import MSVD
 from metrixkit.data.pair_manifest import pairs_with_validation
-from metrixkit.data.youcook2 import YouCook2
+from metrixkit.data.sets import activitynet, msrvtt, msvd, youcook2
+from metrixkit.data.sets.activitynet import ActivityNet
+from metrixkit.data.sets.captions import CaptionColumns, Captions
+from metrixkit.data.sets.msrvtt import MSRVTT
+from metrixkit.data.sets.msvd import MSVD
+from metrixkit.data.sets.youcook2 import YouCook2
 from metrixkit.errors import InputError
 
 

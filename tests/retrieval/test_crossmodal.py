@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval import crossmodal, crossranks, crossscores
+from metrixkit.retrieval import crossmodal
+from metrixkit.retrieval.exact import crossranks, crossscores
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 CUTOFFS = (1, 2, 5)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrixkit.retrieval import Evaluation, evaluate, tiles
+from metrixkit.retrieval import Evaluation, evaluate
+from metrixkit.retrieval.exact import tiles
 
 DISTANCES = ["cosine", "euclidean", "dot"]
 PRECISIONS = ["auto", "bfloat16", "float32", "float64"]

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.masks import Mask, draw_mask, rate_masks, read_masks, subset_masks, subsets, write_masks
+from metrixkit.retrieval.missing.masks import (
+    Mask,
+    draw_mask,
+    rate_masks,
+    read_masks,
+    subset_masks,
+    subsets,
+    write_masks,
+)
 
 IDS = [f"item{i}" for i in range(2000)]
 NAMES = ("text", "audio", "vision")

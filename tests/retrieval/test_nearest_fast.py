@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval import neighbours, shortlist, utilization
-from metrixkit.retrieval.setting import pair_up
+from metrixkit.retrieval import neighbours, utilization
+from metrixkit.retrieval.exact import shortlist
+from metrixkit.retrieval.exact.setting import pair_up
 
 PRECISIONS = ["bfloat16", "float32"]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -101,7 +102,7 @@ def test_utilization_of_each_query(small, precision, device):
 
 def test_larger_than_memory(tmp_path, monkeypatch):
     """A map is read in portions: what is held stays far below the float64 rows, and below the scores."""
-    monkeypatch.setattr("metrixkit.retrieval.screen.KEPT", 0)
+    monkeypatch.setattr("metrixkit.retrieval.exact.screen.KEPT", 0)
     monkeypatch.setattr(shortlist, "MAXIMA", 2**18)
     monkeypatch.setattr(shortlist, "BLOCK", 512)
     rows = np.random.default_rng(6).normal(size=(40_000, 64)).astype(np.float32)

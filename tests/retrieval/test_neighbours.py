@@ -12,8 +12,8 @@ from metrixkit.retrieval import (
     neighbours,
     predictions,
     save_predictions,
-    shortlist,
 )
+from metrixkit.retrieval.exact import shortlist
 
 
 def naive(x, g, own, k, distance):

@@ -9,7 +9,7 @@ import torch
 
 from metrixkit.errors import InputError
 from metrixkit.retrieval import classification_outcome, fuse, regression_outcome
-from metrixkit.retrieval.outcomes import linear_probe, nearest_mean, ridge_probe
+from metrixkit.retrieval.missing.outcomes import linear_probe, nearest_mean, ridge_probe
 
 FIXTURES = json.loads((Path(__file__).parents[1] / "fixtures" / "dmm.json").read_text(encoding="utf-8"))
 

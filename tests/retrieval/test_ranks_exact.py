@@ -9,9 +9,9 @@ import torch
 from rank_reference import ROWS, Case, naive_ranks, random_case, settled
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval import ranks, tally, tiles
-from metrixkit.retrieval.ranks import rank_blocks, relevant_counts
-from metrixkit.retrieval.setting import label_up, pair_up
+from metrixkit.retrieval.exact import ranks, tally, tiles
+from metrixkit.retrieval.exact.ranks import rank_blocks, relevant_counts
+from metrixkit.retrieval.exact.setting import label_up, pair_up
 
 numba = pytest.param(
     "numba", marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from metrixkit.retrieval import progress, ranks, screen, tiles
-from metrixkit.retrieval.progress import Progress
-from metrixkit.retrieval.ranks import rank_blocks
-from metrixkit.retrieval.setting import label_up, pair_up
+from metrixkit.retrieval.exact import progress, ranks, screen, tiles
+from metrixkit.retrieval.exact.progress import Progress
+from metrixkit.retrieval.exact.ranks import rank_blocks
+from metrixkit.retrieval.exact.setting import label_up, pair_up
 
 
 def first_ranks(data, labels, gallery=None, gallery_labels=None, **options):

@@ -16,7 +16,7 @@ from metrixkit.retrieval import (
     robustness,
     subset_masks,
 )
-from metrixkit.retrieval.masks import Mask
+from metrixkit.retrieval.missing.masks import Mask
 
 NORM = torch.nn.functional.normalize
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval import screen
-from metrixkit.retrieval.rows import Rows
-from metrixkit.retrieval.screen import ScreenRows, products, screen_levels
+from metrixkit.retrieval.exact import screen
+from metrixkit.retrieval.exact.rows import Rows
+from metrixkit.retrieval.exact.screen import ScreenRows, products, screen_levels
 
 CPU = torch.device("cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -9,7 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval import open_set, pairwise, score_bins, verify
+from metrixkit.retrieval import open_set, verify
+from metrixkit.retrieval.exact import pairwise, score_bins
 
 RATES = (0.3, 0.1, 0.013, 1e-3)
 

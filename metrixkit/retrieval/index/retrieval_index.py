@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.retrieval.exact.rows import check_distance
 from metrixkit.retrieval.index import files, vectors
 from metrixkit.retrieval.index.choice import choose_factory
 from metrixkit.retrieval.index.engine import Engine
 from metrixkit.retrieval.index.factory import parse_factory
 from metrixkit.retrieval.index.table import NO_MATCH, Filter, Table, check_count, read_new_ids, read_new_labels
 from metrixkit.retrieval.index.threshold import Threshold, threshold_from_scores, validation_scores
-from metrixkit.retrieval.rows import check_distance
 
 
 class RetrievalIndex:

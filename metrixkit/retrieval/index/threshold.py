@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.rows import Rows
-from metrixkit.retrieval.setting import read_labels
+from metrixkit.retrieval.exact.rows import Rows
+from metrixkit.retrieval.exact.setting import read_labels
 
 QUERIES = 1024  # scored at once
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.rows import Rows
+from metrixkit.retrieval.exact.rows import Rows
 
 BLOCK = 2**16  # rows handed to faiss at once
 PIECE = 1024  # rows in float64 at once: they stay in the processor's cache
@@ -28,7 +28,7 @@ def read_rows(data: Any, name: str, metric: str, ids: np.ndarray | None = None, 
         dim: The dimension it must have, or None for any.
 
     Raises:
-        InputError: As :class:`~metrixkit.retrieval.rows.Rows`; another dimension; rows too long for float32.
+        InputError: As :class:`~metrixkit.retrieval.exact.rows.Rows`; another dimension; rows too long for float32.
     """
     rows = Rows(data, name, ids, normalise=metric == "cosine")
     if dim is not None and rows.dim != dim:

@@ -48,6 +48,23 @@ ROWS = {
     "SAMix-I": ["method=samix_i", *SAMIX],
     "SAMix-C": ["method=samix_c", "method.clusters=40", *SAMIX],
 }
+# Cost of a step relative to MoCo v2, rounded, as told by
+# self_supervised_cost.py --rounds 9 --backbone small --size 32 --batch 128 --stage 2 (RESULTS.md).
+STEP = {
+    "MoCo v2": 1.0,
+    "MoCo v2 + MixCo": 1.5,
+    "MoCo v2 + i-Mix": 1.0,
+    "MoCo v2 + Un-Mix": 1.8,
+    "MoCo v2 + MoCHi": 1.1,
+    "MoCo v2 + cross-view MixUp": 1.7,
+    "MoCo v2 + cross-view CutMix": 1.7,
+    "SimCLR": 1.4,
+    "SimCLR + MixCo": 2.2,
+    "CLIM, centre-wise, 32 and 24 pixels": 2.1,
+    "SAMix-I": 2.8,
+    "SAMix-C": 3.0,
+    "CLIM": 1.3,  # any other
+}
 SEVERAL = ("MoCo v2", "MoCo v2 + MixCo", "CLIM, centre-wise")  # three seeds, the others one
 
 
@@ -76,19 +93,20 @@ def read() -> list[dict[str, str]]:
 
 def summarise(found: list[dict[str, str]]) -> None:
     """Write means and standard deviations over seeds as Markdown."""
-    shown = [*METRICS, "before linear@1", "cpu s"]
-    lines = ["Made by `python benchmarks/self_supervised.py`: percent, mean ± standard deviation over seeds.", ""]
-    lines += ["| row | epochs | n | " + " | ".join(shown) + " |", "|---" * (3 + len(shown)) + "|"]
+    shown = [*METRICS, "before linear@1"]
+    about = "percent, mean ± standard deviation over seeds; what a step costs beside one of MoCo v2"
+    lines = [f"Made by `python benchmarks/self_supervised.py`: {about}.", ""]
+    lines += ["| row | epochs | n | " + " | ".join([*shown, "step"]) + " |", "|---" * (4 + len(shown)) + "|"]
     for name, epochs in {(row["row"], row["epochs"]): None for row in found}:
         group = [row for row in found if (row["row"], row["epochs"]) == (name, epochs)]
         cells = []
         for metric in shown:
             values = [float(row[metric]) for row in group]
-            plain = metric in ("cpu s", "intra_class_similarity")
-            scale, digits = (1, 0) if metric == "cpu s" else (1, 3) if plain else (100, 1)
+            scale, digits = (1, 3) if metric == "intra_class_similarity" else (100, 1)
             spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
             cells.append(f"{scale * statistics.mean(values):.{digits}f}{spread}")
-        lines.append(f"| {name} | {epochs} | {len(group)} | " + " | ".join(cells) + " |")
+        cost = STEP.get(name, STEP["CLIM"])
+        lines.append(f"| {name} | {epochs} | {len(group)} | " + " | ".join([*cells, f"{cost}x"]) + " |")
     TABLE.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -1,10 +1,11 @@
 """What a step of each self-supervised method costs beside MoCo v2, in CPU-seconds of one thread.
 
-    python benchmarks/self_supervised_cost.py [--rounds 8] [--backbone torchvision/resnet18] [--size 64]
+    python benchmarks/self_supervised_cost.py [--rounds 8] [--backbone torchvision/resnet18] [--size 64] [--stage 3]
 
 A step is forward, backward and update on views that are at hand (augmenting is not in it). `passes` counts what the
 method must do, a forward pass of the batch being 1 and forward with backward 3: MoCo 4, MixCo 5.5 and so on; the
-relative cost should be within a tenth of it. Steps of all rows are interleaved, and medians of their ratios told.
+relative cost should be within a tenth of it. SAMix' rows count neither the Mixer nor the stages that make its maps,
+which are those of `--stage` and before. Steps of all rows are interleaved, and medians of their ratios told.
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ import time
 import torch
 from torch import nn
 
-from metrixkit.methods import BYOL, CLIM, MIXERS, MoCo, SimCLR
+from metrixkit.methods import BYOL, CLIM, MIXERS, MoCo, SAMixC, SAMixI, SimCLR
 from metrixkit.models import ImageEncoder
 from metrixkit.seam import Batch
 
-# Row: passes, and what makes the method of a model.
+# Row: passes, and what makes the method of a model (and the stage that a Mixer reads).
+COUNT = 1280  # images of the data set that methods are told of
 QUEUE = {"queue_size": 4096, "groups": 4}
 ROWS = {
-    "MoCo v2": (4.0, lambda m: MoCo(m, **QUEUE)),
-    "MoCo v2 + MixCo": (5.5, lambda m: MoCo(m, MIXERS["mixco"](), **QUEUE)),
-    "MoCo v2 + i-Mix": (4.0, lambda m: MoCo(m, MIXERS["imix"](), **QUEUE)),
-    "MoCo v2 + Un-Mix": (7.0, lambda m: MoCo(m, MIXERS["unmix"](), **QUEUE)),
-    "MoCo v2 + cross-view mixup": (7.0, lambda m: MoCo(m, MIXERS["instance-mixup"](), **QUEUE)),
-    "MoCo v2 + MoCHi": (4.0, lambda m: MoCo(m, MIXERS["mochi"](1024, 1024, 128, warmup_epochs=0), **QUEUE)),
-    "CLIM": (5.0, lambda m: CLIM(m, count=1280, **QUEUE)),
-    "CLIM, two resolutions": (None, lambda m: CLIM(m, count=1280, **QUEUE)),
-    "SimCLR": (6.0, lambda m: SimCLR(m)),
-    "SimCLR + MixCo": (9.0, lambda m: SimCLR(m, MIXERS["mixco"]())),
-    "BYOL": (8.0, lambda m: BYOL(m, hidden=512)),
+    "MoCo v2": (4.0, lambda m, s: MoCo(m, **QUEUE)),
+    "MoCo v2 + MixCo": (5.5, lambda m, s: MoCo(m, MIXERS["mixco"](), **QUEUE)),
+    "MoCo v2 + i-Mix": (4.0, lambda m, s: MoCo(m, MIXERS["imix"](), **QUEUE)),
+    "MoCo v2 + Un-Mix": (7.0, lambda m, s: MoCo(m, MIXERS["unmix"](), **QUEUE)),
+    "MoCo v2 + cross-view mixup": (7.0, lambda m, s: MoCo(m, MIXERS["instance-mixup"](), **QUEUE)),
+    "MoCo v2 + MoCHi": (4.0, lambda m, s: MoCo(m, MIXERS["mochi"](1024, 1024, 128, warmup_epochs=0), **QUEUE)),
+    "CLIM": (5.0, lambda m, s: CLIM(m, count=COUNT, **QUEUE)),
+    "CLIM, two resolutions": (None, lambda m, s: CLIM(m, count=COUNT, **QUEUE)),
+    "SimCLR": (6.0, lambda m, s: SimCLR(m)),
+    "SimCLR + MixCo": (9.0, lambda m, s: SimCLR(m, MIXERS["mixco"]())),
+    "BYOL": (8.0, lambda m, s: BYOL(m, hidden=512)),
+    "SAMix-I": (9.0, lambda m, s: SAMixI(m, stage=s, **QUEUE)),
+    "SAMix-C": (10.0, lambda m, s: SAMixC(m, stage=s, count=COUNT, clusters=20, **QUEUE)),
 }
 
 
@@ -48,7 +52,8 @@ def batch_of(method: nn.Module, size: int, count: int, smaller: int) -> Batch:
         return [torch.randint(0, 256, s, dtype=torch.uint8, generator=draw) for s in shape]
 
     ids = [str(i) for i in range(count)]
-    return Batch(ids=ids, views=views(), partner_views=views() if needs.partners else [])
+    partners = views() if needs.partners else []
+    return Batch(ids=ids, views=views(), partner_views=partners, index=torch.arange(count))
 
 
 def main() -> None:
@@ -58,6 +63,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="torchvision/resnet18")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--stage", type=int, default=3, help="of the maps that SAMix' Mixer reads")
     parser.add_argument("--only", help="rows whose name holds this, beside MoCo v2")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -66,9 +72,9 @@ def main() -> None:
     methods, batches, optimizers = {}, {}, {}
     for name, (_, build) in rows.items():
         torch.manual_seed(0)
-        method = build(
-            ImageEncoder(options.backbone, pooling="avg", dim=None, normalize=False, image_size=options.size)
-        )
+        model = ImageEncoder(options.backbone, pooling="avg", dim=None, normalize=False, image_size=options.size)
+        method = build(model, options.stage)
+        method.before_epoch(0, lambda: torch.randn(COUNT, 128))  # which makes the clusters of SAMix-C
         if "two resolutions" in name:
             method.resolutions = (options.size, smaller)
         methods[name], batches[name] = method.train(), batch_of(method, options.size, options.batch, smaller)

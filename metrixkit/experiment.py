@@ -47,7 +47,7 @@ def train(config: Mapping[str, Any], path: str | Path, resume: bool = False) -> 
     fabric = make_fabric(configs.settings(config, "training"))
     fabric.launch()
     if fabric.is_global_zero:
-        folder.open(config, resume)
+        folder.open(config, resume, configs.resolve)
     fabric.barrier()
     job = JOBS.get(config["task"], images.assemble)(config, fabric, folder)
     if fabric.is_global_zero:

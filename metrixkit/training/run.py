@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,19 @@ class RunFolder:
         """The result file; a run is finished when it exists."""
         return self.path / "results.json"
 
-    def open(self, config: Mapping[str, Any], resume: bool) -> None:
+    def open(
+        self,
+        config: Mapping[str, Any],
+        resume: bool,
+        complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
         """Make the folder, or accept the one that a killed run left.
+
+        Args:
+            config: Resolved settings of the run.
+            resume: Whether to continue what is there.
+            complete: Resolves the settings of the run that is continued: those that came with a later version of the
+                package stand at their defaults. What it refuses is compared as it was saved.
 
         Raises:
             InputError: A finished run, an unfinished one without `resume`, another config, or no right to write.
@@ -70,7 +82,7 @@ class RunFolder:
                 "for a new one."
             )
         if resume and last.exists():
-            self._same(config)
+            self._same(config, complete)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable-{os.getpid()}"
@@ -81,13 +93,16 @@ class RunFolder:
                 f"cannot write the run folder {self.path}: {error.strerror}. Choose another with --run DIR."
             ) from error
 
-    def _same(self, config: Mapping[str, Any]) -> None:
+    def _same(self, config: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         import yaml
 
         saved = self.path / "config.yaml"
         if not saved.exists():
             return
-        changed = differences(yaml.safe_load(saved.read_text(encoding="utf-8")), config)
+        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+        with contextlib.suppress(InputError):
+            before = complete(before)
+        changed = differences(before, config)
         if changed:
             raise InputError(
                 f"--resume: the settings differ from those of {self.path}: {changed}. Give the old ones, "

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--stage", type=int, default=3)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--channels-last", action="store_true", help="weights and images in that memory format")
     options = parser.parse_args()
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
@@ -74,7 +75,8 @@ def main() -> None:
     methods, optimizers = {}, {}
     for name, (_, build) in table.items():
         torch.manual_seed(0)
-        model = ImageEncoder(options.backbone, pooling="avg", dim=None, normalize=False, image_size=options.size)
+        settings = {"image_size": options.size, "channels_last": options.channels_last}
+        model = ImageEncoder(options.backbone, pooling="avg", dim=None, normalize=False, **settings)
         methods[name] = build(model).train()
         trained = [p for p in methods[name].parameters() if p.requires_grad]
         optimizers[name] = torch.optim.SGD(trained, lr=0.001, momentum=0.9)

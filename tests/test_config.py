@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from metrixkit import config as configs
+from metrixkit import train
 from metrixkit.errors import InputError
 
 SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -104,13 +103,11 @@ def test_absent_and_unreadable_files(tmp_path: Path, repository: Path) -> None:
         configs.load(broken)
 
 
-def test_help_lists_every_key_with_its_default(repository: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "metrixkit.train", "--help"], cwd=repository, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help"]) == 0
+    said = capsys.readouterr().out
     for path, _ in configs.all_settings():
-        assert path + " = " in done.stdout
-    assert "training.epochs = 10" in done.stdout
-    assert "evaluation.recall_at = [1, 2, 4, 8]" in done.stdout
-    assert "loss=multi_similarity" in done.stdout
+        assert path + " = " in said
+    assert "training.epochs = 10" in said
+    assert "evaluation.recall_at = [1, 2, 4, 8]" in said
+    assert "loss=multi_similarity" in said

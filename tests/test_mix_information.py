@@ -14,7 +14,7 @@ from PIL import Image
 
 from metrixkit import mix
 from metrixkit.errors import InputError
-from metrixkit.sheets import Mixers, donsker_varadhan, mutual_information
+from metrixkit.sheets import Mixers, donsker_varadhan, information, mutual_information
 from metrixkit.sheets.information import Ascent
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "samix.json").read_text())["mine_dv"]
@@ -74,6 +74,17 @@ def test_a_mixture_tells_nothing_at_lambda_0_and_more_with_lambda() -> None:
     same = mutual_information(Mixers.named("mixup"), noise(), ["a"] * 60, [0.5], steps=8, repeats=1)
     pd.testing.assert_frame_equal(again, same)
     assert math.isnan(same["deviation"].iloc[0])
+
+
+def test_a_mixture_never_stands_beside_its_own_partner_as_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recording(information.Statistics):
+        def forward(self, mixed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+            # At lambda 0 a mixture is its partner, which is neither the first image nor an unrelated one.
+            assert not (mixed - images).abs().amax((1, 2, 3)).lt(1e-6).any()
+            return super().forward(mixed, images)
+
+    monkeypatch.setattr(information, "Statistics", Recording)
+    mutual_information(Mixers.named("mixup"), noise(), ["a"] * 60, [0.0], steps=60, repeats=1)
 
 
 def test_what_cannot_be_estimated_is_refused() -> None:

@@ -84,7 +84,7 @@ def test_a_mixture_never_stands_beside_its_own_partner_as_a_stranger(monkeypatch
             return super().forward(mixed, images)
 
     monkeypatch.setattr(information, "Statistics", Recording)
-    mutual_information(Mixers.named("mixup"), noise(), ["a"] * 60, [0.0], steps=60, repeats=1)
+    mutual_information(Mixers.named("mixup"), noise(40), ["a"] * 40, [0.0], steps=150, repeats=1)
 
 
 def test_what_cannot_be_estimated_is_refused() -> None:

@@ -1,4 +1,6 @@
-"""What every door shares: bad input answers in one line with status 2, and notes of the library reach the terminal."""
+"""What every door shares: bad input is answered in one line with status 2, notes of the library reach the terminal, and
+freed memory stays with the process.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from metrixkit._memory import keep_freed_memory
 from metrixkit.errors import InputError
 
 
@@ -20,6 +23,7 @@ def guarded(verb: str, work: Callable[[], int]) -> int:
         The exit status; 2 for bad input, 130 for an interrupt.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    keep_freed_memory()
     try:
         return work()
     except InputError as error:

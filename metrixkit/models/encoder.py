@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.models.backbone import build_trunk
+from metrixkit.models.frozen_batch_norm import fold_frozen
 from metrixkit.models.head import Head
 from metrixkit.models.pooling import Pool, PoolingName, check_pooling
 from metrixkit.models.stages import Split
@@ -119,6 +120,8 @@ class ImageEncoder(nn.Module):
                 parameter.requires_grad_(False)
         trainable = trainable_stages(train, len(self._stages))
         self._frozen = freeze(trunk.model, self._stages, trainable, freeze_batch_norm)
+        if freeze_batch_norm:
+            fold_frozen(self.trunk, self.image_size)
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from metrixkit.distributed import gather, rank, world_size
 from metrixkit.errors import InputError
+from metrixkit.models.frozen_batch_norm import FrozenBatchNorm2d
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -92,7 +93,11 @@ def split_batch_norms(module: Network, splits: int) -> Network:
             with an activation); then nothing is changed.
     """
     _checked(splits)
-    norms = [(path, m) for path, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        (path, m)
+        for path, m in module.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and not isinstance(m, FrozenBatchNorm2d)
+    ]
     for path, norm in norms:
         if type(norm) not in _SPLIT and type(norm) not in _SPLIT.values():
             raise InputError(

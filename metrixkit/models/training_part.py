@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from metrixkit.errors import InputError
+from metrixkit.models.frozen_batch_norm import freeze_batch_norm
 from metrixkit.seam import Group
 
 
@@ -50,8 +51,7 @@ def freeze(trunk_model: nn.Module, stages: list[list[str]], trainable: int, batc
     frozen = []
     for name, module in trunk_model.named_modules():
         if batch_norm and is_batch_norm(module):
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(False)
+            freeze_batch_norm(module)
             frozen.append(name)
     if trainable == 0:
         return [""]

@@ -3,11 +3,12 @@
     METRIXKIT_DATA=DIR python benchmarks/tables.py omniglot
     METRIXKIT_DATA=DIR python benchmarks/tables.py glyphs
     METRIXKIT_DATA=DIR python benchmarks/tables.py cub --weights FILE       # MobileNetV2, (rgb / 255 - 0.5) / 0.5
+    python benchmarks/tables.py cub --summary                               # NAME.md alone, anew
 
-Rows go to ``benchmarks/tables/NAME.csv``, one for each setting and seed, and ``NAME.md`` holds their means and
-standard deviations. Rows that are there are skipped and a run that was cut off is continued, so the same command goes
-on after any stop. Every setting of a data set shares one recipe (its config in ``configs/``), chosen on validation
-classes; what a row changes is its name.
+Rows go to ``benchmarks/tables/NAME.csv``, one for each setting and seed. ``NAME.md`` holds their means and standard
+deviations, and what mixing changes, paired by seed. Rows that are there are skipped and a run that was cut off is
+continued, so the same command goes on after any stop; ``--seed`` shares seeds out over processes. Every setting of a
+data set shares one recipe (its config in ``configs/``), chosen on validation classes; what a row changes is its name.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+import pandas as pd
 
 HERE = Path(__file__).resolve().parent
 METRICS = ["recall@1", "recall@2", "recall@4", "recall@8", "map@r", "utilization"]
@@ -47,7 +49,10 @@ def rows(data: str) -> dict[str, list[str]]:
         mean = ["loss.reduction=mean"] if loss == "contrastive" else []
         inner = [f"loss.loss={loss}", *(f"loss.loss.{s}" for s in settings), *mean]
         for level in ("embed", "feature", "input"):
-            table[f"{loss} + Metrix/{level}"] = [*inner, f"loss.level={level}"]
+            # At 20 x 5, inputs mixed for every positive are four more passes and 20 GB on CUB; there it is one an image.
+            few = level == "input" and data == "cub"
+            name = f"{loss} + Metrix/{level}{', one an image' if few else ''}"
+            table[name] = [*inner, f"loss.level={level}", *(["loss.positives=1", "loss.hardest=1"] if few else [])]
         if loss == "contrastive":
             for name, rival in (("i-Mix/input", "imix"), ("MoCHi/embed", "mochi")):
                 table[f"{loss} + {name}"] = [
@@ -98,25 +103,50 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def summarise(data: str, found: list[dict[str, str]], path: Path) -> None:
-    """Write means and standard deviations over seeds as Markdown."""
+def references(name: str, names: list[str]) -> list[str]:
+    """Return the rows that a row is held against: its clean loss; of an ablation, the setting it departs from, too."""
+    clean, plus, _ = name.partition(" + ")
+    if plus:
+        return [clean]
+    ablated = ["multi_similarity", "multi_similarity + Metrix/embed"]
+    return ablated if name in ablations() and set(ablated) <= set(names) else []
+
+
+def cell(values: pd.Series, name: str, signed: bool = False) -> str:
+    """Return mean ± standard deviation: seconds and utilization as they are, shares in percent."""
+    scale, digits = (1, 0) if name.endswith(" s") else (1, 3) if name == "utilization" else (100, 1)
+    sign = "+" if signed else ""
+    spread = f" ± {scale * values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * values.mean():{sign}.{digits}f}{spread}"
+
+
+def summarise(data: str, path: Path) -> None:
+    """Write means over seeds, and differences paired by seed, as Markdown beside the rows."""
+    found = pd.read_csv(path).set_index(["row", "seed"])
+    names = [name for name in rows(data) if name in found.index.get_level_values("row")]
+    shown = [*METRICS, "before recall@1", "wall s", "cpu s"]
     lines = [
-        f"Made by `python benchmarks/tables.py {data}` from `{data}.csv`: mean ± standard deviation over seeds.",
+        f"Made by `python benchmarks/tables.py {data}` from `{data}.csv`: mean ± standard deviation over n seeds.",
         "",
+        "| row | n | " + " | ".join(shown) + " |",
+        "|---" * (2 + len(shown)) + "|",
     ]
-    lines += ["| row | n | " + " | ".join([*METRICS, "before recall@1", "wall s", "cpu s"]) + " |", "|---" * 11 + "|"]
-    for name in rows(data):
-        group = [row for row in found if row["row"] == name]
-        if not group:
-            continue
-        cells = []
-        for metric in [*METRICS, "before recall@1", "wall s", "cpu s"]:
-            values = [float(row[metric]) for row in group]
-            scale, digits = (1, 0) if metric.endswith(" s") else (1, 3) if metric == "utilization" else (100, 1)
-            spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{scale * statistics.mean(values):.{digits}f}{spread}")
-        lines.append(f"| {name} | {len(group)} | " + " | ".join(cells) + " |")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in names:
+        group = found.loc[name]
+        lines.append(f"| {name} | {len(group)} | " + " | ".join(cell(group[column], column) for column in shown) + " |")
+    lines += [
+        "",
+        "Differences, paired by seed: mean ± standard deviation over the n seeds that both rows have.",
+        "",
+        "| row | n | " + " | ".join(METRICS) + " |",
+        "|---" * (2 + len(METRICS)) + "|",
+    ]
+    for name in names:
+        for reference in references(name, names):
+            gap = (found.loc[name, METRICS] - found.loc[reference, METRICS]).dropna()
+            cells = [cell(gap[metric], metric, signed=True) for metric in METRICS]
+            lines.append(f"| {name} less {reference} | {len(gap)} | " + " | ".join(cells) + " |")
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -124,28 +154,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=CONFIGS)
     parser.add_argument("--weights", help="weights file of the CUB table")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], help="only these (default 0 1 2)")
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where run folders go")
+    parser.add_argument("--summary", action="store_true", help="only write NAME.md from the rows that are there")
     options = parser.parse_args()
+    path = HERE / "tables" / f"{options.data}.csv"
+    path.parent.mkdir(exist_ok=True)
+    if options.summary:
+        summarise(options.data, path)
+        return
     if options.data == "cub" and not options.weights:
         parser.error("the CUB table needs --weights FILE")
     extra = [f"model.weights={options.weights}"] if options.data == "cub" else []
-    path = HERE / "tables" / f"{options.data}.csv"
-    path.parent.mkdir(exist_ok=True)
     # Seed by seed, so that a table that was stopped compares all its rows on the same seeds.
-    for seed in range(options.seeds):
+    for seed in options.seed:
         for name, overrides in rows(options.data).items():
-            found = read(path)
-            if any(row["row"] == name and int(row["seed"]) == seed for row in found):
+            if any(row["row"] == name and int(row["seed"]) == seed for row in read(path)):
                 continue
             folder = options.runs.resolve() / options.data / f"{name.replace('/', '-').replace(' ', '_')}-seed={seed}"
             row = run(options.data, name, [*extra, *overrides], seed, folder)
+            new = not path.exists()
             with path.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS)
-                if not found:
+                if new:
                     writer.writeheader()
                 writer.writerow(row)
-            summarise(options.data, read(path), path.with_suffix(".md"))
+            summarise(options.data, path)
             print(f"{options.data}: {name}, seed {seed}: recall@1 {100 * float(str(row['recall@1'])):.1f}", flush=True)
 
 

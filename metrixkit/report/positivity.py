@@ -167,22 +167,17 @@ def positivity_plot(path: str | os.PathLike[str], tables: pd.DataFrame | Mapping
         The path.
     """
     named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
-    figure = Figure(figsize=(5.4, 3.6), dpi=120, facecolor="white")
+    # The curves may go anywhere and names may be long, so the legend stands below, a line a table.
+    lines = len(named) if len(named) > 1 or "" not in named else 0
+    figure = Figure(figsize=(5.4, 3.6 + 0.2 * lines), dpi=120, facecolor="white")
     axes = figure.add_subplot()
+    handles = []
     for i, (name, table) in enumerate(named.items()):
-        colour, start = COLOURS[i % len(COLOURS)], f"{name}, " if name else ""
-        axes.plot(
-            table["lambda"], 100 * table["positivity"], color=colour, marker="o", markersize=3, label=f"{start}measured"
-        )
+        colour, share = COLOURS[i % len(COLOURS)], table["lambda"]
+        handles += axes.plot(share, 100 * table["positivity"], color=colour, marker="o", markersize=3, label=name)
         if table["theory"].notna().any():
-            axes.plot(
-                table["lambda"],
-                100 * table["theory"],
-                color=colour,
-                linestyle="--",
-                linewidth=1.2,
-                label=f"{start}theory",
-            )
+            axes.plot(share, 100 * table["theory"], color=colour, linestyle="--", linewidth=1.2)
+    axes.set_title("dots: measured    dashed: theory", fontsize=8, loc="right")
     axes.set_xlim(0, 1)
     axes.set_ylim(-3, 103)
     axes.set_xlabel("lambda, the share of the positive", fontsize=9)
@@ -190,8 +185,9 @@ def positivity_plot(path: str | os.PathLike[str], tables: pd.DataFrame | Mapping
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
-    figure.tight_layout()
+    if lines:
+        figure.legend(handles=handles, loc="lower left", fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, (0.1 * bool(lines) + 0.2 * lines) / figure.get_figheight(), 1, 1))
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(out))

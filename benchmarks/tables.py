@@ -49,7 +49,7 @@ def rows(data: str) -> dict[str, list[str]]:
         mean = ["loss.reduction=mean"] if loss == "contrastive" else []
         inner = [f"loss.loss={loss}", *(f"loss.loss.{s}" for s in settings), *mean]
         for level in ("embed", "feature", "input"):
-            # At 20 x 5, inputs mixed for every positive are four more passes and 20 GB on CUB; there it is one an image.
+            # At 20 x 5 inputs mixed for each positive are four more passes, and 20 GB on CUB: there it is one an image.
             few = level == "input" and data == "cub"
             name = f"{loss} + Metrix/{level}{', one an image' if few else ''}"
             table[name] = [*inner, f"loss.level={level}", *(["loss.positives=1", "loss.hardest=1"] if few else [])]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
+from metrixkit.models import synchronise_batch_norms
 from metrixkit.seam import Batch
 from metrixkit.training.loop import Sampler
 from metrixkit.training.optim import Rates, parameter_dicts
@@ -39,8 +40,13 @@ def loop_parts(
         watch: The watched metrics after some epochs.
         selects: The one that selects; None keeps the last epoch.
         embed: Training embeddings, for recipes that settle an epoch by them.
+
+    Raises:
+        InputError: ``training.sync_batch_norm`` with batch norms that cannot be synchronised.
     """
     settings = configs.settings(config, "training")
+    if settings.sync_batch_norm and fabric.world_size > 1:
+        synchronise_batch_norms(method)
     groups = method.parameter_groups()  # type: ignore[operator]
     params = parameter_dicts(groups, [p for p in method.parameters() if p.requires_grad])
     optimizer = configs.build(config, "optimizer", params=params)

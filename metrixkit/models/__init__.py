@@ -18,6 +18,7 @@ from metrixkit.models.split_batch_norm import (
     shuffle_over_processes,
     split_batch_norms,
 )
+from metrixkit.models.sync_batch_norm import synchronise_batch_norms
 from metrixkit.models.video_text import VideoText
 
 MODELS: dict[str, type] = {
@@ -55,4 +56,5 @@ __all__ = [
     "save_pair_model",
     "shuffle_over_processes",
     "split_batch_norms",
+    "synchronise_batch_norms",
 ]

@@ -23,7 +23,7 @@ class TrainingSettings:
         accumulate_coupled: Allow that for a loss that couples the rows of a batch, where it is another loss than one
             large batch.
         checkpoint_every: Steps between checkpoints; null for one an epoch.
-        sync_batch_norm: Batch statistics over all processes (accelerators only).
+        sync_batch_norm: Batch statistics over all processes (accelerators only; of one process they are its own).
         compile: Compile the model with torch.compile.
         tensorboard: Write TensorBoard event files beside ``metrics.jsonl``.
         log_every: Steps between lines of the step log.

@@ -24,7 +24,7 @@ class TrainingSettings:
             large batch.
         checkpoint_every: Steps between checkpoints; null for one an epoch.
         sync_batch_norm: Batch statistics over all processes (accelerators only; of one process they are its own).
-        compile: Compile the model with torch.compile.
+        compile: Compile the image encoder with torch.compile.
         tensorboard: Write TensorBoard event files beside ``metrics.jsonl``.
         log_every: Steps between lines of the step log.
     """

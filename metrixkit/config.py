@@ -191,7 +191,22 @@ def resolve(raw: Mapping[str, Any]) -> dict[str, Any]:
             )
         else:
             config[key] = check_node(raw.get(key) or {}, FAMILIES, key, key)
+    _refuse_unread(config)
     return config
+
+
+def _refuse_unread(config: Mapping[str, Any]) -> None:
+    """Raise for a setting that the task never reads and that is not at its default."""
+    name = str(config["task"])
+    for path in getattr(lookup(name, TASKS, "task"), "unread", ()):
+        section, _, only = path.partition(".")
+        default = plain(fields_of(Experiment)[section].default)
+        for key, value in config[section].items():
+            if (not only or key == only) and value != default[key]:
+                raise InputError(
+                    f"{section}.{key} does not apply: task {name!r} never reads it. Remove it (or leave it at "
+                    f"{_inline(default[key])})."
+                )
 
 
 def settings(config: Mapping[str, Any], key: str) -> Any:

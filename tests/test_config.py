@@ -111,3 +111,26 @@ def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture[str
     assert "training.epochs = 10" in said
     assert "evaluation.recall_at = [1, 2, 4, 8]" in said
     assert "loss=multi_similarity" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "path"),
+    [
+        ("glyphs_video_text", "training.compile=true", "training.compile"),
+        ("glyphs_video_text", "transform.flip=0.1", "transform.flip"),
+        ("glyphs_video_text", "loader.cache=somewhere", "loader.cache"),
+        ("omniglot_missing", "loader.cache_short_side=64", "loader.cache_short_side"),
+        ("amazon_music_dmm", "loader.workers=2", "loader.workers"),
+    ],
+)
+def test_a_setting_that_the_task_never_reads_is_refused(
+    config: str, override: str, path: str, repository: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"{path} does not apply: task '[a-z-]+' never reads it\. Remove it"):
+        configs.load(repository / "configs" / f"{config}.yaml", [override])
+
+
+def test_settings_saved_at_their_defaults_are_taken_again(repository: Path) -> None:
+    resolved = configs.load(repository / "configs" / "glyphs_video_text.yaml")
+    assert "transform" in resolved  # a run folder's config.yaml holds every section
+    assert configs.resolve(resolved) == resolved

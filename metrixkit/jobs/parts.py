@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
-from metrixkit.models import ImageEncoder, synchronise_batch_norms
+from metrixkit.models import synchronise_batch_norms
 from metrixkit.seam import Batch
 from metrixkit.training.loop import Sampler
 from metrixkit.training.optim import Rates, parameter_dicts
@@ -42,14 +42,9 @@ def loop_parts(
         embed: Training embeddings, for recipes that settle an epoch by them.
 
     Raises:
-        InputError: ``training.sync_batch_norm`` with batch norms that cannot be synchronised, ``training.compile``
-            without an image encoder.
+        InputError: ``training.sync_batch_norm`` with batch norms that cannot be synchronised.
     """
     settings = configs.settings(config, "training")
-    if settings.compile and not any(isinstance(encoder, ImageEncoder) for encoder in method.encoders().values()):  # type: ignore[operator]
-        raise InputError(
-            "training.compile=true: image encoders are compiled, and this run has none; leave it at false."
-        )
     if settings.sync_batch_norm and fabric.world_size > 1:
         synchronise_batch_norms(method)
     groups = method.parameter_groups()  # type: ignore[operator]

@@ -15,7 +15,11 @@ TASKS: dict[str, type] = {
     "missing-modality": MissingModalities,
     "self-supervised": SelfSupervised,
 }
-"""Name to the class that evaluates; its ``settings_type`` is what the section `evaluation` of a config holds."""
+"""Name to the class that evaluates.
+
+Its ``settings_type`` is what the section `evaluation` of a config holds; ``unread`` names sections and settings that
+its runs never read, so that a config which changes them is refused; ``reads_frames`` says that `frames` is its section.
+"""
 
 __all__ = [
     "TASKS",

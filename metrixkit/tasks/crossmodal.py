@@ -84,6 +84,7 @@ class CrossModalTask:
     """
 
     settings_type: ClassVar[type] = CrossModalSettings
+    unread: ClassVar[tuple[str, ...]] = ("transform", "loader.cache", "loader.cache_short_side", "training.compile")
     reads_frames: ClassVar[bool] = True
 
     manifest: PairManifest

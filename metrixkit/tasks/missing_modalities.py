@@ -31,6 +31,7 @@ class MissingModalities:
     """
 
     settings_type: ClassVar[type] = MissingSettings
+    unread: ClassVar[tuple[str, ...]] = ("transform", "loader.cache", "loader.cache_short_side", "training.compile")
 
     manifest: PairManifest
     settings: MissingSettings

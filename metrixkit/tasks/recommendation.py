@@ -53,6 +53,7 @@ class Recommendation:
     """
 
     settings_type: ClassVar[type] = RecommendationSettings
+    unread: ClassVar[tuple[str, ...]] = ("transform", "loader", "training.compile")
 
     split: RatingSplit
     settings: RecommendationSettings

@@ -75,9 +75,6 @@ class Recipe(nn.Module):
         super().__init__()
         self.network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 
-    def encoders(self) -> dict[str, nn.Module]:
-        return {"text": self.network}
-
     def parameter_groups(self) -> list[Group]:
         return [Group("all", list(self.parameters()))]
 
@@ -92,10 +89,3 @@ def test_the_setting_reaches_the_recipe(wanted: bool, processes: int, kind: type
     recipe = Recipe()
     loop_parts(config, fabric, SimpleNamespace(checkpoints=None), recipe, [], [1], dict, None)  # type: ignore[arg-type]
     assert type(recipe.network[1]) is kind
-
-
-def test_compiling_what_is_no_image_encoder_is_refused() -> None:
-    config = configs.load("configs/glyphs_video_text.yaml", ["training.compile=true"])
-    fabric = SimpleNamespace(world_size=1, setup=lambda method, optimizer: (method, optimizer))
-    with pytest.raises(InputError, match="training.compile=true: image encoders"):
-        loop_parts(config, fabric, SimpleNamespace(checkpoints=None), Recipe(), [], [1], dict, None)  # type: ignore[arg-type]

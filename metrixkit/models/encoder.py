@@ -33,7 +33,8 @@ class ImageEncoder(nn.Module):
         dim: Length of the embedding: a linear layer with bias follows the pooling, weights drawn by Kaiming's normal
             rule (fan out), bias 0. None: the pooled vector is the embedding.
         normalize: Divide each row by its Euclidean length.
-        freeze_batch_norm: Batch norms keep running statistics, scale and shift, whatever :meth:`train` says.
+        freeze_batch_norm: Batch norms keep running statistics, scale and shift, whatever :meth:`train` says, and are
+            computed with the convolution before them where that is possible.
         train: ``all``; ``last:N``, the last N stages of the backbone and the head; ``head``. Stages are the layers of a
             transformer and the stages of a CNN, the stem being the first. Frozen stages stay in evaluation mode.
         layer_decay: In (0, 1]. The k-th stage from the output trains at ``layer_decay ** k`` times the rate.

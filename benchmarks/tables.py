@@ -123,10 +123,8 @@ def read(path: Path) -> list[dict[str, str]]:
 def references(name: str, names: list[str]) -> list[str]:
     """Return the rows that a row is held against: its clean loss; of an ablation, the setting it departs from, too."""
     clean, plus, _ = name.partition(" + ")
-    if plus:
-        return [clean]
-    ablated = ["multi_similarity", "multi_similarity + Metrix/embed"]
-    return ablated if name in ablations() and set(ablated) <= set(names) else []
+    ablated = ["multi_similarity", "multi_similarity + Metrix/embed"] if name in ablations() else []
+    return [reference for reference in ([clean] if plus else ablated) if reference in names]
 
 
 def cell(values: pd.Series, name: str, signed: bool = False) -> str:
@@ -161,6 +159,8 @@ def summarise(data: str, path: Path) -> None:
     for name in names:
         for reference in references(name, names):
             gap = (found.loc[name, METRICS] - found.loc[reference, METRICS]).dropna()
+            if gap.empty:
+                continue
             cells = [cell(gap[metric], metric, signed=True) for metric in METRICS]
             lines.append(f"| {name} less {reference} | {len(gap)} | " + " | ".join(cells) + " |")
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -179,6 +179,8 @@ def main() -> None:
     path = HERE / "tables" / f"{options.data}.csv"
     path.parent.mkdir(exist_ok=True)
     if options.summary:
+        if not path.exists():
+            parser.error(f"there are no rows yet: {path} is missing")
         summarise(options.data, path)
         return
     if options.data == "cub" and not options.weights:

@@ -160,7 +160,8 @@ def _pairs(network: nn.Module, images: Tensor) -> tuple[list[tuple[nn.Conv2d, Fr
         for handle in handles:
             handle.remove()
     uses: Counter[Any] = Counter()
-    seen, todo = set(), [answer.grad_fn]
+    seen: set[Any] = set()
+    todo = [] if answer.grad_fn is None else [answer.grad_fn]  # a backbone that runs without gradient has no pairs
     while todo:
         node = todo.pop()
         for parent, _ in node.next_functions:

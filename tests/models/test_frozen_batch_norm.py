@@ -172,6 +172,16 @@ def test_an_answer_that_would_change_is_left_alone() -> None:
     assert not any(isinstance(m, FoldedConv2d) for m in ours.modules())
 
 
+def test_a_backbone_without_gradient_is_left_alone() -> None:
+    class Fixed(nn.Sequential):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)  # type: ignore[no-any-return]
+
+    ours = frozen(Fixed(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    assert fold_frozen(ours, 8) == 0
+
+
 def test_under_autocast_gradients_err_no_more_than_plain_norms_do() -> None:
     torch.manual_seed(0)
     plain = shaken(Residual()).eval()

@@ -139,7 +139,8 @@ class ImageJob(FromTask):
         encoders = self.method.encoders()  # type: ignore[operator]
         save_model(encoders["image"], folder.path / "model", self.transform, {"data": self.data, "split": self.split})
         masks = getattr(self.method, "learned_masks", None)
-        if masks is not None:
+        # A frozen Mixer reads the maps of another network than the one that is kept here; it lies where it came from.
+        if masks is not None and not masks.frozen:
             save_mixer(masks.mixer, folder.path / "model", masks.stage, {"ratio_per": masks.ratio_per})
         classifier = encoders.get("classifier")
         if classifier is not None:
@@ -232,7 +233,7 @@ def _judged_tower(task: Any, encoders: Mapping[str, nn.Module], method: str) -> 
     wanted = getattr(task, "tower", "image")
     if wanted not in encoders:
         raise InputError(
-            f"task=classification judges a classifier, and method {method!r} trains none. Set method=classification, "
-            "or another task: retrieval, self-supervised."
+            f"task=classification judges a classifier, and method {method!r} trains none. Set method=classification "
+            "or method=samix, or another task: retrieval, self-supervised."
         )
     return encoders[wanted]

@@ -29,6 +29,7 @@ class ClusterMemory(nn.Module):
         refresh: Steps between updates of the centroids, at which small clusters are dissolved and refilled.
         least: Members that a cluster needs to stay.
         seed: Of the first clusters and of the halves of those that are split.
+        section: Whose settings clusters and least are, for messages.
 
     Attributes:
         features: (n, dim) unit rows.
@@ -52,17 +53,18 @@ class ClusterMemory(nn.Module):
         refresh: int = 10,
         least: int = 20,
         seed: int = 0,
+        section: str = "method",
     ) -> None:
         super().__init__()
         if clusters < 2 or least < 1 or refresh < 1:
             raise InputError(
-                f"method.clusters={clusters}, method.least={least}, method.refresh={refresh}: expected two clusters, "
+                f"{section}.clusters={clusters}, {section}.least={least}, refresh={refresh}: expected two clusters, "
                 "one member and one step, or more."
             )
         if clusters * least > count:
             raise InputError(
-                f"method.clusters={clusters} of at least method.least={least} images need {clusters * least}, and "
-                f"there are {count}; choose fewer, such as method.clusters={max(2, count // (2 * least))}."
+                f"{section}.clusters={clusters} of at least {section}.least={least} images need {clusters * least}, "
+                f"and there are {count}; choose fewer, such as {section}.clusters={max(2, count // (2 * least))}."
             )
         if not 0 <= momentum <= 1:
             raise InputError(f"method.memory_momentum={momentum}: expected the share of fresh features, in [0, 1].")
@@ -77,6 +79,20 @@ class ClusterMemory(nn.Module):
     def started(self) -> bool:
         """Whether there are clusters."""
         return self.updates >= 0
+
+    def begin(self, embeddings: Tensor) -> float:
+        """Make the first clusters of all images and return the share of the largest.
+
+        Args:
+            embeddings: (n, dim), as for :meth:`start`.
+
+        Raises:
+            InputError: Another number of embeddings than of images.
+        """
+        if len(embeddings) != len(self.labels):
+            raise InputError(f"{len(embeddings)} embeddings for {len(self.labels)} images.")
+        self.start(embeddings)
+        return float(self.counts().max()) / len(self.labels)
 
     @torch.no_grad()
     def start(self, features: Tensor) -> None:

@@ -19,7 +19,7 @@ from metrixkit.families import lookup
 from metrixkit.losses import info_nce, mochi_loss
 from metrixkit.methods.momentum_tower import own_share
 from metrixkit.mixing import draw_between, draw_partners, draw_ratio
-from metrixkit.mixing.images import IMAGE_MIXERS, cutmix, mixup
+from metrixkit.mixing.images import IMAGE_MIXERS, cutmix, fine_grained_saliency, inter_intra, mixup
 
 View = Literal["query", "key"]
 
@@ -60,12 +60,17 @@ class InstanceMixer:
         weight: Factor on the mixed loss.
         temperature: Of the mixed loss; None is the host's.
         hosts: Methods that it is defined on.
+        clusters: In how many clusters the host shall keep the images, whose numbers it then gives as pseudo labels;
+            None where none are asked for.
+        least: Images that such a cluster needs to stay.
     """
 
     hosts: ClassVar[tuple[str, ...]] = ("moco", "simclr", "byol", "swav")
     clean_weight: float = 1.0
     weight: float = 0.0
     temperature: float | None = None
+    clusters: int | None = None
+    least: int = 20
 
     def mix(self, query: Tensor, key: Tensor, generator: torch.Generator) -> Mixture | None:
         """Return mixtures of a batch, or None.
@@ -76,6 +81,17 @@ class InstanceMixer:
             generator: A CPU generator, equal in every process.
         """
         return None
+
+    def mix_clustered(self, query: Tensor, key: Tensor, generator: torch.Generator, labels: Tensor) -> Mixture | None:
+        """Return mixtures of a batch; hosts call this in place of :meth:`mix` where :attr:`clusters` is set.
+
+        Args:
+            query: As for :meth:`mix`, like what follows but
+            key: the other view.
+            generator: A CPU generator.
+            labels: (N,) int64 clusters of the images.
+        """
+        return self.mix(query, key, generator)
 
     def contrast(
         self, query: Tensor, key: Tensor, negatives: Tensor, temperature: float, generator: torch.Generator, epoch: int
@@ -210,7 +226,9 @@ class InstanceMixup(InstanceMixer):
     WBSIM (Chu et al., 2020) as reconstructed from its abstract: its own weights were not at hand.
 
     Args:
-        image: How two images become one: a name of the image mixers (mixup, cutmix, fmix, resizemix, ...).
+        image: How two images become one: a name of the image mixers (mixup, cutmix, fmix, resizemix, ...). There are no
+            labels whose loss could tell what is salient: puzzlemix takes the model-free saliency of saliencymix.
+            (SAMix' comparison took the gradient of a cluster classifier, without code.)
         alpha: Concentration, > 0.
         view: Which views are targets.
         partner_view: Which view the partner's pixels come from. With "key" and ``cross``, the targets are the views
@@ -233,7 +251,10 @@ class InstanceMixup(InstanceMixer):
         clean_weight: float = 1.0,
         weight: float = 1.0,
     ) -> None:
+        if image == "inter-intra":
+            raise InputError("mixer.image='inter-intra' chooses by clusters of the images; set mixer=inter-intra.")
         self.mixer = lookup(image, IMAGE_MIXERS, "image mixer")
+        self.salient = image == "puzzlemix"
         self.alpha, self.view, self.partner_view = alpha, view, partner_view
         self.clean_weight, self.weight = _weight("clean_weight", clean_weight), _weight("weight", weight)
         draw_ratio(alpha, torch.Generator())
@@ -243,12 +264,58 @@ class InstanceMixup(InstanceMixer):
         rows = torch.arange(len(query), device=query.device)
         partner = draw_partners(len(query), "permutation", generator).to(query.device)
         other = (key if self.partner_view == "key" else query)[partner]
-        mixed = self.mixer(query, other, float(draw_ratio(self.alpha, generator)), generator)
+        options = {}
+        if self.salient:
+            options = {"saliency": fine_grained_saliency(query), "partner_saliency": fine_grained_saliency(other)}
+        mixed = self.mixer(query, other, float(draw_ratio(self.alpha, generator)), generator, **options)
         cross = self.view == "cross"
         second: View = "key" if cross == (self.partner_view == "query") else "query"
         return Mixture(
             mixed.images, rows, partner, mixed.lam, "split", first_view="key" if cross else "query", second_view=second
         )
+
+
+class InterIntra(InstanceMixer):
+    """Inter-Intra (Li et al., SAMix, 2021, appendix A.2.1): CutMix between clusters, MixUp within one.
+
+    Image i is mixed with that of a random permutation and contrasted with the keys of both, in a softmax each; the host
+    keeps clusters by Online Deep Clustering, as SAMix-C does. No code was released.
+
+    Args:
+        clusters: C; 200 is SAMix-C's.
+        least: Images that a cluster needs to stay.
+        alpha: Concentration for pairs of two clusters, > 0; the paper says 2 or more.
+        intra_alpha: For pairs of one cluster, > 0.
+        clean_weight: Factor on the clean loss.
+        weight: Factor on the mixed loss.
+
+    Raises:
+        InputError: A number out of range.
+    """
+
+    hosts: ClassVar[tuple[str, ...]] = ("moco",)
+
+    def __init__(
+        self,
+        clusters: int = 200,
+        least: int = 20,
+        alpha: float = 2.0,
+        intra_alpha: float = 0.2,
+        clean_weight: float = 1.0,
+        weight: float = 1.0,
+    ) -> None:
+        self.clusters, self.least, self.alpha, self.intra_alpha = clusters, least, alpha, intra_alpha
+        self.clean_weight, self.weight = _weight("clean_weight", clean_weight), _weight("weight", weight)
+        for concentration in (alpha, intra_alpha):
+            draw_ratio(concentration, torch.Generator())
+
+    def mix_clustered(self, query: Tensor, key: Tensor, generator: torch.Generator, labels: Tensor) -> Mixture:
+        """Return N mixtures."""
+        rows = torch.arange(len(query), device=query.device)
+        partner = draw_partners(len(query), "permutation", generator).to(query.device)
+        between, within = (float(draw_ratio(alpha, generator)) for alpha in (self.alpha, self.intra_alpha))
+        mixed = inter_intra(query, partner, between, generator, labels, intra_lam=within)
+        return Mixture(mixed.images, rows, partner, mixed.lam, "split")
 
 
 class MoCHi(InstanceMixer):
@@ -299,6 +366,7 @@ MIXERS: dict[str, type[InstanceMixer]] = {
     "unmix": UnMix,
     "mochi": MoCHi,
     "instance-mixup": InstanceMixup,
+    "inter-intra": InterIntra,
 }
 
 

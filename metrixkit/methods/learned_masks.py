@@ -20,6 +20,7 @@ from metrixkit.methods.momentum_tower import own_share
 from metrixkit.methods.samix_presets import RatioPer
 from metrixkit.methods.samix_schedules import Schedule, decayed_weight
 from metrixkit.mixing import MaskPair, Mixer, draw_ratio
+from metrixkit.mixing.mixer import channels_first
 from metrixkit.seam import Group
 
 # What is looked at for the logs: so many pairs at each of these lambdas.
@@ -92,8 +93,9 @@ class LearnedMasks(nn.Module):
         return own_share(draw_ratio(self.alpha, generator, (count * world_size(),)), count)
 
     def forward(self, first: Tensor, second: Tensor, lam: float | Tensor, images: Tensor) -> MaskPair:
-        """Return the masks of N pairs of maps, at the size of (N, 3, H, W) images."""
-        return self.mixer(first, second, lam, (images.shape[2], images.shape[3]))  # type: ignore[no-any-return]
+        """Return the masks of N pairs of maps, as the stage answers them, at the size of (N, 3, H, W) images."""
+        z_i, z_j = (channels_first(maps, self.mixer.channels) for maps in (first, second))
+        return self.mixer(z_i, z_j, lam, (images.shape[2], images.shape[3]))  # type: ignore[no-any-return]
 
     def loss(self, mask: Tensor, lam: float | Tensor) -> Tensor:
         """Return the mask loss of (N, 1, H, W) masks with gradient, before its weight."""
@@ -119,7 +121,7 @@ class LearnedMasks(nn.Module):
         """Return how masks of a few pairs follow lambda, in evaluation mode, so that nothing is drawn or moved.
 
         Args:
-            maps: (N, C, h, w).
+            maps: (N, C, h, w), or (N, h, w, C) of a backbone that answers so.
             images: (N, 3, H, W), for their size.
 
         Returns:
@@ -127,11 +129,10 @@ class LearnedMasks(nn.Module):
             Mixer has; ``mixer/spread``, the mean over masks of the standard deviation of their pixels; ``mixer/gamma``.
         """
         some = maps[:_PAIRS]
-        lam = torch.tensor(_LAMBDAS).repeat_interleave(len(some))
-        first, second = (side.repeat(len(_LAMBDAS), 1, 1, 1) for side in (some, some.roll(1, 0)))
+        # One lambda after another: never more pairs at once than the step itself has.
         with evaluating(self.mixer):
-            masks = self(first, second, lam, images).first.flatten(1)
-        lam = lam.to(masks)
+            masks = torch.cat([self(some, some.roll(1, 0), lam, images).first.flatten(1) for lam in _LAMBDAS])
+        lam = torch.tensor(_LAMBDAS).repeat_interleave(len(some)).to(masks)
         centred = lam - lam.mean()
         return {
             "mixer/slope": float((centred * masks.mean(1)).sum() / centred.square().sum()),

@@ -34,6 +34,28 @@ def new_mixer(encoder: nn.Module, stage: int, preset: str, options: Mapping[str,
     return Mixer(channels_at(encoder, stage), preset, **changes)
 
 
+def first_mixer(
+    encoder: nn.Module,
+    stage: int,
+    preset: str,
+    options: Mapping[str, Any] | None,
+    mixer_from: str | None,
+    freeze_mixer: bool = False,
+) -> tuple[Mixer, int | None]:
+    """Return the Mixer that a recipe starts with, and its stage: :func:`start_mixer` if a run is named, else a new one.
+
+    Raises:
+        InputError: As those two; options beside a kept Mixer, or a new one that shall be frozen.
+    """
+    if freeze_mixer and mixer_from is None:
+        raise InputError("method.freeze_mixer=true keeps a trained Mixer: say which, by method.mixer_from=RUN.")
+    if mixer_from is None:
+        return new_mixer(encoder, stage, preset, options), stage
+    if options:
+        raise InputError("method.mixer_options are those of a new Mixer; one from method.mixer_from brings its own.")
+    return start_mixer(encoder, mixer_from)
+
+
 def start_mixer(encoder: nn.Module, run: str) -> tuple[Mixer, int | None]:
     """Return the Mixer that a run left, and its stage.
 
@@ -70,12 +92,14 @@ def channels_at(encoder: nn.Module, stage: int | None) -> int:
     size = int(encoder.image_size)  # type: ignore[arg-type]
     with torch.no_grad(), evaluating(encoder):
         maps = encoder.features(like.new_zeros(1, 3, size, size), stage)  # type: ignore[operator]
-    if maps.ndim != 4 or maps.shape[2] * maps.shape[3] < 2:
+    # The image is square, and so are its maps: what differs from two equal sides is the number of channels.
+    channels = 3 if maps.ndim == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3] else 1
+    if maps.ndim != 4 or maps[0].numel() == maps.shape[channels]:
         raise InputError(
             f"method.stage={stage}: the backbone answers {tuple(maps.shape[1:])} an image there, and the Mixer reads "
             "maps (C, h, w) of more than one place. Take an earlier stage, or a CNN."
         )
-    return int(maps.shape[1])
+    return int(maps.shape[channels])
 
 
 def model_folder(run: str) -> Path:

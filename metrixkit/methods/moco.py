@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from metrixkit.distributed import gather, rank
+from metrixkit.errors import InputError
 from metrixkit.losses import mixed_info_nce
 from metrixkit.losses.pairs import positive_number
 from metrixkit.losses.unit import unit_rows
+from metrixkit.methods.cluster_memory import ClusterMemory
 from metrixkit.methods.instance_mixers import InstanceMixer, MixCo, Mixture, check_host
 from metrixkit.methods.momentum_tower import MomentumTower, pixels
 from metrixkit.seam import Batch, EpochPlan, Group, Needs, Output
@@ -35,9 +37,11 @@ class MoCo(nn.Module):
         temperature: T of the contrast.
         groups: Parts of a process's batch with batch-norm statistics of their own; about 32 images each are usual.
         seed: Of lambda, partners and shuffles.
+        count: Training images, for a mixer that asks for clusters of them. Given by the programme.
 
     Raises:
-        InputError: A mixer that is not defined on MoCo, a model that projects by itself, a number out of range.
+        InputError: A mixer that is not defined on MoCo, a model that projects by itself, a number out of range, too
+            many clusters for the images.
     """
 
     def __init__(
@@ -51,10 +55,17 @@ class MoCo(nn.Module):
         temperature: float = 0.2,
         groups: int = 8,
         seed: int = 0,
+        count: int | None = None,
     ) -> None:
         super().__init__()
         self.mixer = check_host(mixer, "moco")
         self.tower = MomentumTower(model, dim, hidden, queue_size, momentum, groups, seed)
+        self.memory: ClusterMemory | None = None
+        if self.mixer.clusters is not None:
+            if count is None:
+                raise InputError("this mixer asks for clusters of the images: say how many images there are (count).")
+            clusters, least = self.mixer.clusters, self.mixer.least
+            self.memory = ClusterMemory(count, clusters, dim, least=least, seed=seed, section="mixer")
         self.temperature = positive_number("temperature", temperature)
         self.generator = torch.Generator().manual_seed(seed)
         self.epoch = 0
@@ -66,7 +77,7 @@ class MoCo(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Return the losses of a batch."""
         query_view, key_view = (pixels(view) for view in batch.views)
-        mixture = self.mixer.mix(query_view, key_view, self.generator)
+        index, mixture = self._mixture(batch, query_view, key_view)
         query, mixed = self._queries(query_view, mixture)
         self.tower.follow()
         # The other view's keys are targets of mixtures only where a mixer says so.
@@ -81,12 +92,25 @@ class MoCo(nn.Module):
         weights = {"clean": self.mixer.clean_weight, "mixed": self.mixer.weight}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         self.tower.enqueue(key)
+        if self.memory is not None and self.training:
+            self.memory.update(index, key)
 
         def logs() -> dict[str, float]:
             told = {} if mixture is None else {"lambda": float(mixture.lam.mean())}
             return told | ({} if query is None else contrast_accuracy(query, key, negatives))
 
         return Output({"total": total, **losses}, logs)
+
+    def _mixture(self, batch: Batch, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Mixture | None]:
+        """Return the rows of the training split, where clusters are kept, and the mixtures."""
+        if self.memory is None:
+            return torch.empty(0, dtype=torch.int64), self.mixer.mix(query_view, key_view, self.generator)
+        if not self.memory.started:
+            raise RuntimeError("MoCo: before_epoch makes the clusters; call it before the first step.")
+        assert batch.index is not None  # the loop brings it with every image
+        index = batch.index.to(self.memory.labels.device)
+        labels = self.memory.labels[index]
+        return index, self.mixer.mix_clustered(query_view, key_view, self.generator, labels)
 
     def _queries(self, view: Tensor, mixture: Mixture | None) -> tuple[Tensor | None, Tensor | None]:
         wanted = self.mixer.clean_weight > 0
@@ -112,17 +136,20 @@ class MoCo(nn.Module):
         return mixed_info_nce(mixed, targets, first, second, mixture.lam, temperature, negatives, mixture.candidates)
 
     def encoders(self) -> dict[str, nn.Module]:
-        """Return the query encoder."""
-        return {"image": self.tower.model}
+        """Return the query encoder and, where images are clustered, the key tower, whose embeddings are."""
+        towers: dict[str, nn.Module] = {"image": self.tower.model}
+        return towers if self.memory is None else towers | {"selection": self.tower.key_tower()}
 
     def parameter_groups(self) -> list[Group]:
         """Return the query encoder and its projector; keys follow without a gradient."""
         return self.tower.parameter_groups()
 
     def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> EpochPlan:
-        """Note the epoch, for mixers that wait."""
+        """Note the epoch, for mixers that wait; make the first clusters, where a mixer asks for such."""
         self.epoch = epoch
-        return EpochPlan()
+        if self.memory is None or self.memory.started:
+            return EpochPlan()
+        return EpochPlan(logs={"clusters/largest": self.memory.begin(embed())})
 
     def after_step(self, step: int) -> None:
         """The queue and the key encoder have moved in the step itself."""

@@ -16,7 +16,7 @@ from metrixkit.losses.mask_loss import MaskLossKind
 from metrixkit.losses.unit import no_autocast
 from metrixkit.methods.classification import check_classifiable, linear_layer
 from metrixkit.methods.learned_masks import LearnedMasks, check_choice, checked_factor, cosine_to
-from metrixkit.methods.mixer_start import new_mixer, start_mixer, teacher_weights
+from metrixkit.methods.mixer_start import first_mixer, teacher_weights
 from metrixkit.methods.momentum_tower import pixels
 from metrixkit.methods.samix_presets import SUPERVISED, AdjustTo, RatioPer, chosen
 from metrixkit.methods.samix_schedules import Schedule, samix_momentum
@@ -80,8 +80,8 @@ class SAMix(nn.Module):
         mixer_lr: Factor on the base rate for the Mixer.
         mixer_minimum: Where the Mixer's own cosine ends, as a share of its rate; null takes the run's schedule.
         mixer_from: Run, or folder, whose Mixer to start with; its stage and choices hold.
-        freeze_mixer: Neither that Mixer nor the network it was kept with change: they make masks, and generation is
-            left out.
+        freeze_mixer: The parameters of that Mixer and of the network it was kept with stay: they make masks, and
+            generation is left out. The run keeps no Mixer of its own. Needs ``network="online"``.
         head: Which of the two linear layers is judged, fixed in advance: the one of mixtures, or of clean images.
         network: Whether the network or its momentum copy is judged and kept.
         clean_weight: Factor on the loss of clean images; 0 leaves them and their layer out.
@@ -142,11 +142,10 @@ class SAMix(nn.Module):
             raise InputError("method.clean_weight=0 trains no layer for clean images; set method.head=mixed.")
         if c.lam_margin >= 0.5:
             raise InputError(f"method.lam_margin={c.lam_margin}: expected less than 0.5, or negative for never.")
-        if freeze_mixer and mixer_from is None:
-            raise InputError("method.freeze_mixer=true keeps a trained Mixer: say which, by method.mixer_from=RUN.")
-        if mixer_from is not None and mixer_options:
+        if freeze_mixer and network == "momentum":
             raise InputError(
-                "method.mixer_options are those of a new Mixer; one from method.mixer_from brings its own."
+                "method.network=momentum with method.freeze_mixer=true: the momentum network stays the fixed one whose "
+                "maps that Mixer reads, and learns no classifier. Set method.network=online."
             )
         samix_momentum(0, steps, momentum, c.momentum_end)
         cosine_to(mixer_minimum)
@@ -158,11 +157,7 @@ class SAMix(nn.Module):
         self.heads = nn.ModuleDict({"mixed": linear_layer(features, num_classes)})
         if clean_weight > 0:
             self.heads["clean"] = linear_layer(features, num_classes)
-        at: int | None
-        if mixer_from is None:
-            mixer, at = new_mixer(model, stage, preset, mixer_options), stage
-        else:
-            mixer, at = start_mixer(model, mixer_from)
+        mixer, at = first_mixer(model, stage, preset, mixer_options, mixer_from, freeze_mixer)
         rules = (alpha, c.ratio_per, c.mask_kind, mask_margin, beta, c.beta_schedule)
         self.learned_masks = LearnedMasks(mixer, at, steps, *rules, frozen=freeze_mixer)
         self.key_model, self.key_heads = momentum_copy(model), momentum_copy(self.heads)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from metrixkit.distributed import gather
-from metrixkit.errors import InputError
 from metrixkit.losses import cluster_losses, same_label
 from metrixkit.losses.eta_class import check_eta
 from metrixkit.losses.mask_loss import MaskLossKind
@@ -30,7 +29,8 @@ class SAMixC(nn.Module):
     As :class:`~metrixkit.methods.samix_contrast.SAMixI`, but the Mixer is judged by a linear classifier of clusters on
     the momentum tower's embeddings. That classifier learns from mixtures and clean images, from embeddings without
     gradient (in the release its loss reaches the Mixer, too, and doubles its gradient). Clusters come from k-means
-    before the first epoch and follow the keys of every step (Online Deep Clustering). Needs faiss, as CLIM.
+    before the first epoch and follow the keys of every step (Online Deep Clustering). Needs faiss, as CLIM. A Mixer
+    that is frozen learns from no clusters: that is SAMix-I with ``freeze_mixer``.
 
     Args:
         model: As for SAMixI, like everything that is not named here.
@@ -67,6 +67,7 @@ class SAMixC(nn.Module):
         mixer_options: dict[str, Any] | None = None,
         mixer_lr: float = 1.0,
         mixer_minimum: float | None = None,
+        mixer_from: str | None = None,
         clean_weight: float = 1.0,
         clusters: int = 200,
         memory_momentum: float = 0.5,
@@ -120,6 +121,7 @@ class SAMixC(nn.Module):
         same = (lambda partner: self._same(labels, labels[partner])) if self.filter_negatives else None
         sides = core.sides(batch, clean_keys=True, same=same)
         assert sides.clean is not None  # asked for
+        assert sides.generated is not None  # the Mixer is never frozen here
         head, mixer = cluster_losses(
             sides.generated,
             sides.clean,
@@ -171,11 +173,7 @@ class SAMixC(nn.Module):
         """Make the first clusters; `embed` answers the key tower's embeddings."""
         if self.memory.started:
             return EpochPlan()
-        embeddings = embed()
-        if len(embeddings) != len(self.memory.labels):
-            raise InputError(f"{len(embeddings)} embeddings for {len(self.memory.labels)} images.")
-        self.memory.start(embeddings)
-        return EpochPlan(logs={"clusters/largest": float(self.memory.counts().max()) / len(self.memory.labels)})
+        return EpochPlan(logs={"clusters/largest": self.memory.begin(embed())})
 
     def after_step(self, step: int) -> None:
         """Count the step; queue, key tower and memory have moved in it."""

@@ -59,6 +59,9 @@ class SAMixI(nn.Module):
         mixer_options: Choices of :class:`metrixkit.mixing.Mixer` that differ from its preset.
         mixer_lr: Factor on the base rate for the Mixer.
         mixer_minimum: Where the Mixer's own cosine ends, as a share of its rate; null takes the run's schedule.
+        mixer_from: Run, or folder, whose Mixer to start with; its stage and choices hold.
+        freeze_mixer: The parameters of that Mixer stay, and it reads maps of the network that it was kept with, which
+            stays, too; generation is left out, and the run keeps no Mixer of its own.
         clean_weight: Factor on MoCo's own loss.
         dim: Length of queries and keys.
         hidden: Width of the projector's inner layer; null takes the features' own.
@@ -94,6 +97,8 @@ class SAMixI(nn.Module):
         mixer_options: dict[str, Any] | None = None,
         mixer_lr: float = 1.0,
         mixer_minimum: float | None = None,
+        mixer_from: str | None = None,
+        freeze_mixer: bool = False,
         clean_weight: float = 1.0,
         dim: int = 128,
         hidden: int | None = None,
@@ -128,9 +133,11 @@ class SAMixI(nn.Module):
         core, choices = self.core, self.choices
         sides = core.sides(batch)
         eta = decayed_weight(core.step, self.steps, choices.eta, self.eta_schedule)
-        options = (sides.negatives, sides.lam, eta, core.temperature, choices.eta_mode)
-        generation = eta_instance_loss(sides.generated, sides.key, sides.other[sides.partner], *options)
-        losses = {**sides.losses, "generation": generation}
+        losses = dict(sides.losses)
+        if sides.generated is not None:
+            options = (sides.negatives, sides.lam, eta, core.temperature, choices.eta_mode)
+            others = sides.other[sides.partner]
+            losses["generation"] = eta_instance_loss(sides.generated, sides.key, others, *options)
         core.tower.enqueue(sides.key)
         return Output({"total": core.total(losses, self.clean_weight), **losses}, sides.logs)
 

@@ -16,13 +16,14 @@ from metrixkit.losses import eta_instance_loss, info_nce
 from metrixkit.losses.mask_loss import MaskLossKind
 from metrixkit.losses.pairs import positive_number
 from metrixkit.methods.learned_masks import LearnedMasks
-from metrixkit.methods.mixer_start import new_mixer
+from metrixkit.methods.mixer_start import first_mixer, teacher_weights
 from metrixkit.methods.moco import contrast_accuracy
 from metrixkit.methods.momentum_tower import MomentumTower, pixels
 from metrixkit.methods.samix_presets import RatioPer, Views
 from metrixkit.methods.samix_schedules import Schedule, samix_momentum
 from metrixkit.mixing import adjust_mask, draw_partners
 from metrixkit.mixing.images.mixed import with_mask
+from metrixkit.models.momentum import momentum_copy
 from metrixkit.seam import Batch, Group
 
 
@@ -35,18 +36,19 @@ class Sides:
         other: (N, d) raw keys, the targets of the partners once these are taken from it: `key`, or with official views
             the keys of the query view.
         clean: (N, d) raw keys of the query view.
-        generated: (N, d) the copy's embeddings of the Mixer's mixtures, with gradient to the Mixer alone.
+        generated: (N, d) the copy's embeddings of the Mixer's mixtures, with gradient to the Mixer alone; None where
+            the Mixer is frozen.
         partner: (N,) int64 partners of these mixtures.
         lam: Share of the first in them.
         negatives: (K, d) the queue as it was.
-        losses: ``clean``, ``mixed`` and ``mask``.
+        losses: ``clean``, ``mixed`` and, unless the Mixer is frozen, ``mask``.
         logs: What is told on logged steps.
     """
 
     key: Tensor
     other: Tensor
     clean: Tensor | None
-    generated: Tensor
+    generated: Tensor | None
     partner: Tensor
     lam: float | Tensor
     negatives: Tensor
@@ -62,6 +64,8 @@ class MixedContrast(nn.Module):
         preset: Of the Mixer.
         stage: Whose maps it reads.
         mixer_options: Its choices that differ from the preset.
+        mixer_from: Run whose Mixer to start with instead; its stage and choices hold.
+        freeze_mixer: The parameters of that Mixer stay, and it reads the maps of the network that it was kept with.
         views: "cross": both images of a mixture are query views and both targets key views. "official": the partner
             comes from the key view, and its target is the query view.
         adjust_margin: The masks for queries are brought to the mean lambda where they miss it by more.
@@ -79,6 +83,8 @@ class MixedContrast(nn.Module):
         preset: str,
         stage: int,
         mixer_options: dict[str, Any] | None,
+        mixer_from: str | None,
+        freeze_mixer: bool,
         views: Views,
         adjust_margin: float,
         temperature: float,
@@ -90,7 +96,12 @@ class MixedContrast(nn.Module):
     ) -> None:
         super().__init__()
         self.tower = MomentumTower(model, seed=seed, **tower)
-        self.learned_masks = LearnedMasks(new_mixer(model, stage, preset, mixer_options), stage, steps, **masks)
+        mixer, at = first_mixer(model, stage, preset, mixer_options, mixer_from, freeze_mixer)
+        self.learned_masks = LearnedMasks(mixer, at, steps, **masks, frozen=freeze_mixer)
+        self.teacher: nn.Module | None = None
+        if freeze_mixer and mixer_from is not None:
+            self.teacher = momentum_copy(model)
+            self.teacher.load_state_dict(teacher_weights(mixer_from, model))
         self.views, self.adjust_margin = views, adjust_margin
         adjust_mask(torch.full((1, 1, 1, 1), 0.5), 0.5, adjust_margin)  # refuses a margin out of range
         self.temperature = positive_number("temperature", temperature)
@@ -127,8 +138,12 @@ class MixedContrast(nn.Module):
             mixture = with_mask(query_view, other_view[partner], held)
         mixed = self.tower.query(mixture)
         # The copy's partners are those of the images and targets; the release permutes maps twice.
-        mask = masks(maps, other_maps[partner_own], lam_own, query_view).first
-        generated = self.tower.key_tower()(with_mask(query_view, other_view[partner_own], mask))
+        learns: dict[str, Tensor] = {}
+        generated = None
+        if not masks.frozen:
+            mask = masks(maps, other_maps[partner_own], lam_own, query_view).first
+            generated = self.tower.key_tower()(with_mask(query_view, other_view[partner_own], mask))
+            learns["mask"] = masks.loss(mask, lam_own)
         negatives = self.tower.queue.negatives()
         ignore = None if same is None else same(partner)
         losses = {
@@ -136,7 +151,7 @@ class MixedContrast(nn.Module):
             "mixed": eta_instance_loss(
                 mixed, key, other[partner], negatives, lam, 1.0, self.temperature, "split", ignore=ignore
             ),
-            "mask": masks.loss(mask, lam_own),
+            **learns,
         }
 
         def logs() -> dict[str, float]:
@@ -156,7 +171,8 @@ class MixedContrast(nn.Module):
         self.tower.follow()
 
     def _maps(self, images: Tensor) -> Tensor:
-        return self.tower.key_model.features(images, self.learned_masks.stage)  # type: ignore[no-any-return, operator]
+        reads = self.tower.key_model if self.teacher is None else self.teacher
+        return reads.features(images, self.learned_masks.stage)  # type: ignore[no-any-return, operator]
 
     def _clean_keys(self, maps: Tensor, further: list[Tensor]) -> Tensor:
         """Return the raw keys of the query view, from its maps unless they are at hand."""
@@ -186,13 +202,15 @@ def core_options(values: dict[str, Any], choices: Any) -> dict[str, Any]:
         values: The arguments by name.
         choices: The preset's, which win.
     """
-    own = ("preset", "stage", "mixer_options", "adjust_margin", "temperature", "momentum_end", "steps", "seed")
+    mixer = ("preset", "stage", "mixer_options", "mixer_from")
+    own = (*mixer, "adjust_margin", "temperature", "momentum_end", "steps", "seed")
     tower = ("dim", "hidden", "queue_size", "momentum", "groups")
     rate: RatioPer = choices.ratio_per
     kind: MaskLossKind = choices.mask_kind
     schedule: Schedule = choices.beta_schedule
     return {
         **{name: values[name] for name in own},
+        "freeze_mixer": values.get("freeze_mixer", False),
         "views": choices.views,
         "tower": {name: values[name] for name in tower},
         "masks": {

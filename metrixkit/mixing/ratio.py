@@ -26,9 +26,9 @@ def draw_ratio(alpha: float, generator: torch.Generator, shape: tuple[int, ...] 
         float64 CPU tensor of `shape` with values in [0, 1].
 
     Raises:
-        InputError: `alpha` is not positive.
+        InputError: `alpha` is not positive, or not finite.
     """
-    if not alpha > 0:
+    if not 0 < alpha < float("inf"):
         raise InputError(
             f"alpha is {alpha}, expected a number > 0 (the ratio is drawn from Beta(alpha, alpha)); 2.0 is usual."
         )

@@ -89,7 +89,7 @@ def load_classifier(folder: str | Path, encoder: nn.Module) -> Classifier:
     if not path.is_file():
         raise InputError(
             f"{folder} has no {CLASSIFIER}: the run that saved this model trained no classifier (method=classification "
-            "does)."
+            "and method=samix do)."
         )
     try:
         with safe_open(str(path), framework="pt") as file:

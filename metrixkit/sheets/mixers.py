@@ -22,6 +22,7 @@ LEARNED = {
     "samix": "learned Mixer, masks as it predicts them",
     "samix-adjusted": "learned Mixer, masks scaled to the mean λ",
 }
+_TOGETHER = 16  # pairs that a learned Mixer is shown at once
 NO_IMAGES = ("manifoldmix", "metrix")  # names that people try; they mix what cannot be shown
 
 
@@ -82,7 +83,9 @@ class Mixers:
         """
         if name in LEARNED:
             assert self.models is not None
-            mask = self.models.masks(pairs.first, pairs.second, lam).first
+            # A few at a time: attention, which is not wanted here, holds the square of the places for each.
+            parts = [self.models.masks(part.first, part.second, lam).first for part in pairs.parts(_TOGETHER)]
+            mask = torch.cat(parts)
             mask = (mask if name == "samix" else adjust_mask(mask, lam)).cpu()
             share = torch.full((len(pairs),), lam)
             return MixedImages(with_mask(pairs.first, pairs.second, mask), share, mask)

@@ -14,7 +14,7 @@ from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
 from metrixkit.inference import default_device
 from metrixkit.mixing.images import fine_grained_saliency, gradient_saliency
-from metrixkit.mixing.mixer import MaskPair, Mixer, has_mixer, load_mixer
+from metrixkit.mixing.mixer import MaskPair, Mixer, channels_first, has_mixer, load_mixer
 from metrixkit.models import ImageEncoder
 from metrixkit.models.classifier import CLASSIFIER, load_classifier
 
@@ -72,8 +72,14 @@ class RunModels:
         """
         if self.mixer is None:
             raise InputError(f"{self.where} holds no Mixer; runs that train one (SAMix, AutoMix) leave it in model/.")
-        z_i, z_j = (self.encoder.features(self.fitted(images), self.stage) for images in (first, second))
-        return self.mixer(z_i, z_j, lam, tuple(first.shape[-2:]))  # type: ignore[no-any-return]
+        channels, size = self.mixer.channels, (int(first.shape[-2]), int(first.shape[-1]))
+        z_i, z_j = (
+            channels_first(self.encoder.features(self.fitted(images), self.stage), channels)
+            for images in (first, second)
+        )
+        most = max(1, self.mixer.attention_limit // (z_i.shape[2] * z_i.shape[3]) ** 2)
+        found = [self.mixer(a, b, lam, size) for a, b in zip(z_i.split(most), z_j.split(most), strict=True)]
+        return MaskPair(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def load_run(where: str | Path) -> RunModels:

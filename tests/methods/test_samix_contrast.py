@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from metrixkit.methods import SAMixC, SAMixI
 from metrixkit.methods.cluster_memory import ClusterMemory
 from metrixkit.methods.samix_presets import CONTRAST
 from metrixkit.mixing import draw_partners
-from metrixkit.models import ImageEncoder
+from metrixkit.mixing.mixer import save_mixer
+from metrixkit.models import ImageEncoder, save_model
 from metrixkit.seam import Batch, Method
 
 COUNT, ITEMS = 6, 24
@@ -299,3 +301,34 @@ def test_memory_starts_from_clusters() -> None:
     torch.testing.assert_close(memory.features.norm(dim=1), torch.ones(30))
     torch.testing.assert_close(memory.centroids[memory.labels[0]], memory.features[::3].mean(0))
     assert float(memory.weights().mean()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_kept_mixer_goes_on_or_stays(tmp_path: Path, groups: int) -> None:
+    trained = woken(make("i", preset="official"))
+    save_model(trained.core.tower.model, tmp_path / "model", {}, {})
+    save_mixer(trained.learned_masks.mixer, tmp_path / "model", 2, {})
+    wanted = copy.deepcopy(trained.learned_masks.mixer.state_dict())
+    for name in ("i", "c"):
+        fresh = make(name, seed=4, mixer_from=str(tmp_path))
+        assert fresh.learned_masks.mixer.settings.warp == 1.0
+        assert all(torch.equal(a, wanted[k]) for k, a in fresh.learned_masks.mixer.state_dict().items())
+        assert "mixer" in [group.name for group in fresh.parameter_groups()]
+
+    frozen = make("i", seed=4, mixer_from=str(tmp_path), freeze_mixer=True, groups=groups)
+    teacher = copy.deepcopy(frozen.core.teacher.state_dict())
+    kept = trained.core.tower.model.state_dict()
+    assert all(torch.equal(a, kept[k]) for k, a in teacher.items())
+    assert set(frozen(batch()).losses) == {"total", "clean", "mixed"}
+    before = copy.deepcopy(dict(frozen.core.tower.model.named_parameters()))
+    step(frozen, batch(), 0)
+    assert all(torch.equal(p, teacher[k]) for k, p in frozen.core.teacher.named_parameters())
+    assert all(torch.equal(a, wanted[k]) for k, a in frozen.learned_masks.mixer.state_dict().items())
+    assert any(not torch.equal(p, before[k]) for k, p in frozen.core.tower.model.named_parameters())
+    assert {id(p) for g in frozen.parameter_groups() for p in g.params} == {
+        id(p) for p in frozen.parameters() if p.requires_grad
+    }
+    with pytest.raises(InputError, match="mixer_from"):
+        make("i", freeze_mixer=True)
+    with pytest.raises(InputError, match="brings its own"):
+        make("i", mixer_from=str(tmp_path), mixer_options={"gamma": 1.0})

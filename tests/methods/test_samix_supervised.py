@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from toy_tower import Toy
 
 from metrixkit.errors import InputError
 from metrixkit.methods import METHODS, SAMix
+from metrixkit.methods.mixer_start import channels_at
 from metrixkit.methods.samix_presets import SUPERVISED
 from metrixkit.mixing import Mixer, draw_partners
-from metrixkit.mixing.mixer import save_mixer
+from metrixkit.mixing.mixer import load_mixer, save_mixer
 from metrixkit.models import ImageEncoder, save_model
 from metrixkit.seam import Batch, Method
 
@@ -351,11 +353,57 @@ def test_a_kept_mixer_goes_on(tmp_path: Path) -> None:
     }
 
 
+def test_what_is_looked_at_needs_no_more_attention_than_a_step() -> None:
+    method = make(mixer_options={"attention_limit": 6 * 16**2})  # six pairs of 4 x 4 maps, and not five times that
+    told = method(batch()).logs()
+    assert {"mixer/slope", "mixer/spread", "mixer/gamma"} <= set(told)
+
+
+def test_maps_with_channels_last_are_read_as_they_are(tmp_path: Path) -> None:
+    class Turned(nn.Module):
+        """Answers (B, h, w, C), as Swin does before its last stage."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.image_size = inner, inner.image_size
+
+        def features(self, images: Tensor, stage: int | None) -> Tensor:
+            return self.inner.features(images, stage).permute(0, 2, 3, 1)  # type: ignore[operator, no-any-return]
+
+    plain = encoder()
+    turned = Turned(plain)
+    assert channels_at(turned, 2) == channels_at(plain, 2) == 64
+    with pytest.raises(InputError, match="one place"):
+        channels_at(Turned(encoder(4)), 3)
+    masks = woken(make()).learned_masks.eval()
+    images = batch().views[0].float() / 255
+    maps, other = plain.features(images, 2), turned.features(images, 2)
+    wanted = masks(maps, maps.roll(1, 0), 0.3, images).first
+    torch.testing.assert_close(masks(other, other.roll(1, 0), 0.3, images).first, wanted)
+
+
+def test_a_kept_mixer_keeps_its_limit(tmp_path: Path) -> None:
+    save_mixer(Mixer(64, attention_limit=1000), tmp_path, 2)
+    assert load_mixer(tmp_path).mixer.attention_limit == 1000
+    told = json.loads((tmp_path / "mixer.json").read_text())
+    del told["attention_limit"]  # as written by earlier versions
+    (tmp_path / "mixer.json").write_text(json.dumps(told))
+    assert load_mixer(tmp_path).mixer.attention_limit == 2**28
+
+
 def test_bad_input(tmp_path: Path) -> None:
     for options, word in [
         ({"preset": "samic"}, "Did you mean 'samix'"),
         ({"stage": 9}, "stages 0 .stem. to 4"),
         ({"alpha": 0.0}, "alpha"),
+        ({"alpha": float("inf")}, "alpha"),
+        ({"mixer_options": {"warp": "none"}}, "-1 for none"),
+        ({"mixer_options": {"warp": float("nan")}}, "-1 for none"),
+        ({"mixer_options": {"dropout": "a"}}, "dropout"),
+        ({"mixer_options": {"reduction": "2"}}, "whole number"),
+        ({"mixer_options": {"att_norm": "no"}}, "true or false"),
+        ({"mixer_options": {"gamma": True}}, "gamma"),
+        ({"mixer_options": {"attention_limit": "1"}}, "whole number"),
         ({"eta": -1.0}, "eta"),
         ({"eta_mode": "softmax"}, "mode"),
         ({"beta_schedule": "linaer"}, "linear"),
@@ -370,6 +418,7 @@ def test_bad_input(tmp_path: Path) -> None:
         ({"network": "q"}, "Known: online, momentum"),
         ({"clean_weight": 0.0, "head": "clean"}, "method.head=mixed"),
         ({"freeze_mixer": True}, "mixer_from"),
+        ({"freeze_mixer": True, "mixer_from": "runs/x", "network": "momentum"}, "method.network=online"),
         ({"mixer_from": str(tmp_path)}, "no Mixer"),
     ]:
         with pytest.raises(InputError, match=word):

@@ -13,16 +13,40 @@ from toy_tower import Toy, batch, toy
 
 from metrixkit.errors import InputError
 from metrixkit.methods import BYOL, CLIM, MIXERS, MoCo, SimCLR, SwAV
-from metrixkit.methods.instance_mixers import IMix, InstanceMixer, InstanceMixup, MixCo, Mixture, MoCHi, UnMix
+from metrixkit.methods.instance_mixers import (
+    IMix,
+    InstanceMixer,
+    InstanceMixup,
+    InterIntra,
+    MixCo,
+    Mixture,
+    MoCHi,
+    UnMix,
+)
+from metrixkit.mixing import draw_partners, draw_ratio
+from metrixkit.mixing.images import fine_grained_saliency, puzzlemix
 from metrixkit.seam import Batch, Method
 
+ITEMS = 24
+
+
+def moco(mixer: InstanceMixer | None = None, **settings: Any) -> MoCo:
+    method = MoCo(toy(), mixer, dim=4, queue_size=16, groups=1, count=ITEMS, **settings)
+    embeddings = torch.randn(ITEMS, 4, generator=torch.Generator().manual_seed(1))
+    method.before_epoch(0, lambda: embeddings)
+    return method
+
+
 HOSTS: dict[str, Any] = {
-    "moco": lambda mixer=None, **k: MoCo(toy(), mixer, dim=4, queue_size=16, groups=1, **k),
+    "moco": moco,
     "simclr": lambda mixer=None, **k: SimCLR(toy(), mixer, dim=4, **k),
     "byol": lambda mixer=None, **k: BYOL(toy(), mixer, dim=4, hidden=8, steps=10, **k),
     "swav": lambda mixer=None, **k: SwAV(toy(), mixer, dim=4, hidden=8, prototypes=5, **k),
 }
-SMALL: dict[str, Any] = {"mochi": lambda: MoCHi(8, 6, 3, warmup_epochs=0)}
+SMALL: dict[str, Any] = {
+    "mochi": lambda: MoCHi(8, 6, 3, warmup_epochs=0),
+    "inter-intra": lambda: InterIntra(clusters=3, least=2),
+}
 PAIRS = [(host, name) for host in HOSTS for name, cls in MIXERS.items() if host in cls.hosts and name != "mochi"]
 PAIRS.append(("moco", "mochi"))
 
@@ -93,8 +117,9 @@ def test_a_step_of_moco_written_out() -> None:
     assert int(tower.queue.pointer) == 8
 
 
-def test_evaluation_moves_nothing() -> None:
-    method = HOSTS["moco"](momentum=0.5).eval()
+@pytest.mark.parametrize("name", ["none", "inter-intra"])
+def test_evaluation_moves_nothing(name: str) -> None:
+    method = HOSTS["moco"](mixer_of(name), momentum=0.5).eval()
     before = copy.deepcopy(method.state_dict())
     method(batch())
     assert all(torch.equal(a, before[k]) for k, a in method.state_dict().items() if isinstance(a, Tensor))
@@ -221,6 +246,58 @@ def test_views_of_instance_mixup(view: Any, partner_view: Any, first: str, secon
     torch.testing.assert_close(output.losses["mixed"], (terms[0] + terms[1]).mean())
 
 
+def test_inter_intra_goes_by_the_clusters() -> None:
+    method = HOSTS["moco"](InterIntra(clusters=3, least=2), momentum=0.9)
+    assert method.memory is not None
+    assert set(method.encoders()) == {"image", "selection"}
+    reference, data = copy.deepcopy(method), batch(16)
+    labels = reference.memory.labels[data.index].clone()
+    # As in the step: partners, both lambdas, then boxes, from one generator.
+    draw = copy.deepcopy(reference.generator)
+    partner = draw_partners(16, "permutation", draw)
+    between, within = float(draw_ratio(2.0, draw)), float(draw_ratio(0.2, draw))
+    q_view = data.views[0].float() / 255
+    drawn = reference.mixer.mix_clustered(q_view, q_view, reference.generator, labels)
+    assert torch.equal(drawn.second, partner)
+    same = labels == labels[partner]
+    assert 0 < int(same.sum()) < 16
+    blend = within * q_view + (1 - within) * q_view[partner]
+    torch.testing.assert_close(drawn.images[same], blend[same])
+    torch.testing.assert_close(drawn.lam[same], torch.full_like(drawn.lam[same], within))
+    pixels = drawn.images[~same]
+    mine = (pixels == q_view[~same]).all(1)
+    assert torch.equal(mine | (pixels == q_view[partner][~same]).all(1), torch.ones_like(mine))
+    assert abs(float(drawn.lam[~same].mean()) - between) < 0.5
+    torch.testing.assert_close(drawn.lam[~same].to(torch.float64), mine.double().mean((1, 2)), atol=0.02, rtol=0)
+
+    before = method.memory.features.clone()
+    assert copy.deepcopy(method)(data).logs()["lambda"] == pytest.approx(float(drawn.lam.mean()))
+    step(method, data)
+    moved = (method.memory.features != before).any(1)
+    assert torch.equal(moved, torch.arange(ITEMS) < 16)
+
+
+def test_inter_intra_needs_clusters_first() -> None:
+    method = MoCo(toy(), InterIntra(clusters=3, least=2), dim=4, queue_size=16, groups=1, count=ITEMS)
+    with pytest.raises(RuntimeError, match="before_epoch"):
+        method(batch())
+    with pytest.raises(InputError, match="10 embeddings for 24 images"):
+        method.before_epoch(0, lambda: torch.zeros(10, 4))
+
+
+def test_puzzlemix_without_labels_takes_the_model_free_saliency() -> None:
+    mixer = InstanceMixup("puzzlemix", alpha=1.0, partner_view="key")
+    q, k = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
+    mixture = mixer.mix(q, k, torch.Generator().manual_seed(3))
+    draw = torch.Generator().manual_seed(3)
+    partner = draw_partners(4, "permutation", draw)
+    lam = float(draw_ratio(1.0, draw))
+    salient = fine_grained_saliency(q), fine_grained_saliency(k[partner])
+    wanted = puzzlemix(q, k[partner], lam, draw, *salient)
+    assert torch.equal(mixture.images, wanted.images)
+    assert torch.equal(mixture.lam, wanted.lam)
+
+
 def test_mochi_waits_and_then_is_harder() -> None:
     plain, waiting = HOSTS["moco"](), HOSTS["moco"](MoCHi(8, 6, 3, warmup_epochs=2))
     assert step(plain, batch()) == step(waiting, batch())
@@ -267,7 +344,7 @@ def test_mixers_at_the_ends_of_lambda(name: str, monkeypatch: pytest.MonkeyPatch
 
 def test_duplicated_images_are_no_trouble() -> None:
     data = batch()
-    same = Batch(ids=data.ids, views=[view[:1].expand(8, -1, -1, -1).clone() for view in data.views])
+    same = Batch(ids=data.ids, index=data.index, views=[view[:1].expand(8, -1, -1, -1).clone() for view in data.views])
     for host, name in PAIRS:
         assert torch.isfinite(HOSTS[host](mixer_of(name))(same).losses["total"]), (host, name)
 
@@ -429,6 +506,11 @@ def test_byol_follows_after_the_step_by_a_rising_share() -> None:
         (lambda: MixCo(weight=-1.0), "weight"),
         (lambda: UnMix(cutmix_probability=2.0), "cutmix_probability"),
         (lambda: InstanceMixup(image="mixupp"), "mixup"),
+        (lambda: InstanceMixup(image="inter-intra"), "mixer=inter-intra"),
+        (lambda: InterIntra(intra_alpha=0.0), "alpha"),
+        (lambda: HOSTS["moco"](InterIntra(clusters=3)), "mixer.clusters=3 of at least mixer.least=20"),
+        (lambda: MoCo(toy(), InterIntra(), dim=4, queue_size=16, groups=1), "count"),
+        (lambda: HOSTS["simclr"](InterIntra()), "simclr"),
         (lambda: MoCHi(hardest=1), "hardest"),
         (lambda: HOSTS["swav"](small_views=-1), "small_views"),
     ],

@@ -3,7 +3,7 @@
 from metrixkit.mixing.mixer.attention import mixing_attention
 from metrixkit.mixing.mixer.export import SavedMixer, has_mixer, load_mixer, save_mixer
 from metrixkit.mixing.mixer.masks import adjust_mask, auto_label, lam_margin, mask_from_pair
-from metrixkit.mixing.mixer.network import MaskPair, Mixer
+from metrixkit.mixing.mixer.network import MaskPair, Mixer, channels_first
 from metrixkit.mixing.mixer.presets import MIXER_PRESETS, MixerSettings
 from metrixkit.mixing.mixer.warp import warp_lambda
 
@@ -15,6 +15,7 @@ __all__ = [
     "SavedMixer",
     "adjust_mask",
     "auto_label",
+    "channels_first",
     "has_mixer",
     "lam_margin",
     "load_mixer",

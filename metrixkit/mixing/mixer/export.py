@@ -60,6 +60,7 @@ def save_mixer(mixer: Mixer, folder: str | Path, stage: int | None, extra: Mappi
         "channels": mixer.channels,
         "stage": stage,
         "settings": asdict(mixer.settings),
+        "attention_limit": mixer.attention_limit,
         "extra": dict(extra or {}),
     }
     _replace(folder / WEIGHTS, weights)
@@ -97,7 +98,8 @@ def load_mixer(folder: str | Path) -> SavedMixer:
     try:
         # The weights drawn here are overwritten; drawing them must not move the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
-            mixer = Mixer(told["channels"], **told["settings"])
+            limit = {name: told[name] for name in ("attention_limit",) if name in told}  # absent in earlier files
+            mixer = Mixer(told["channels"], **told["settings"], **limit)
         mixer.load_state_dict(load(weights))
     except (TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the Mixer cannot be built again ({str(error)[:500]}).") from error

@@ -125,8 +125,8 @@ class Mixer(nn.Module):
         self.settings = s = mixer_settings(preset, given)
         if channels < 1 or channels % s.reduction:
             raise InputError(f"Mixer: channels={channels}, expected a multiple of reduction={s.reduction}.")
-        if attention_limit < 1:
-            raise InputError(f"Mixer: attention_limit={attention_limit}, expected 1 or more.")
+        if not isinstance(attention_limit, int) or attention_limit < 1:
+            raise InputError(f"Mixer: attention_limit={attention_limit!r}, expected a whole number, 1 or more.")
         self.channels, self.attention_limit = channels, attention_limit
         inner, given_channels = channels // s.reduction, channels + (s.encoding == "channel")
         sees = given_channels if s.projection == "sides" else 2 * given_channels
@@ -249,6 +249,17 @@ class Mixer(nn.Module):
             )
         check_size(count, height, width, self.attention_limit)
         return count, height, width
+
+
+def channels_first(maps: Tensor, channels: int) -> Tensor:
+    """Return (B, C, h, w) of maps in either order; some backbones (Swin) answer (B, h, w, C) before their last stage.
+
+    Args:
+        maps: (B, C, h, w) or (B, h, w, C).
+        channels: C.
+    """
+    last = maps.ndim == 4 and maps.shape[1] != channels == maps.shape[3]
+    return maps.permute(0, 3, 1, 2) if last else maps
 
 
 def _projection(sees: int, inner: int, norm: bool) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -50,12 +51,24 @@ class MixerSettings:
             options, value = get_args(kind), getattr(self, name)
             if options and all(isinstance(option, str) for option in options) and value not in options:
                 raise InputError(f"mixer {name}={value!r}.{did_you_mean(str(value), options)} Known: {options}.")
-        if self.gamma != "learned" and not (isinstance(self.gamma, (int, float)) and 0 <= self.gamma <= 1):
+        if self.gamma != "learned" and not (_is_number(self.gamma) and 0 <= float(self.gamma) <= 1):
             raise InputError(f"mixer gamma={self.gamma!r}: expected 'learned', or a number in [0, 1].")
+        if not _is_number(self.warp):
+            raise InputError(f"mixer warp={self.warp!r}: expected a number, k of the warp; -1 for none.")
+        if not _is_number(self.dropout):
+            raise InputError(f"mixer dropout={self.dropout!r}: expected a share in [0, 1).")
+        if not isinstance(self.att_norm, bool):
+            raise InputError(f"mixer att_norm={self.att_norm!r}: expected true or false.")
+        if not isinstance(self.reduction, int) or isinstance(self.reduction, bool):
+            raise InputError(f"mixer reduction={self.reduction!r}: expected a whole number; 2 is usual.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"mixer dropout={self.dropout}: expected a share in [0, 1).")
         if self.reduction < 1:
             raise InputError(f"mixer reduction={self.reduction}: expected 1 or more; 2 is usual.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _RELEASED = MixerSettings(gamma=1.0, warp=1.0, activation="elu")

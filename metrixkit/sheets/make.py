@@ -91,7 +91,7 @@ def make(wanted: Wanted, say: Callable[[str], None]) -> None:
     models = None if wanted.run is None else load_run(wanted.run)
     if wanted.accuracy is not None and (models is None or models.classifier is None):
         where = "give it with --run" if models is None else f"{models.where} holds none"
-        raise InputError(f"--accuracy needs the classifier of a run with method=classification or method=samix; {where}.")
+        raise InputError(f"--accuracy needs the classifier of a run with method=classification or samix; {where}.")
     mixers = Mixers.named(wanted.mixers, models)
     items, told = _items(wanted)
     size = wanted.size or max(SIZE, 0 if models is None else models.encoder.image_size)

@@ -302,12 +302,15 @@ def test_the_papers_protocol_files_the_oracle_apart(repository: Path, tmp_path: 
 
 def test_queries_search_a_gallery(repository: Path, tmp_path: Path) -> None:
     for split, classes in (("train", 8), ("query", 5), ("gallery", 5)):
-        photos(tmp_path / "photos" / split, classes=classes, each=4)
+        photos(tmp_path / "photos" / split, classes=classes, each=1 if split == "query" else 4)
     assert own(repository, tmp_path) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
-    assert (results["counts"]["queries"], results["counts"]["gallery"]) == (20, 20)
+    assert (results["counts"]["queries"], results["counts"]["gallery"]) == (5, 20)
+    # One query a class: there is no pair of them whose distance could be told.
+    assert "alignment" not in results["metrics"]
+    assert {"utilization", "uniformity"} <= set(results["metrics"])
     predicted = np.load(tmp_path / "run/predictions.npz")
-    assert predicted["neighbour_ids"].shape == (20, 10)
+    assert predicted["neighbour_ids"].shape == (5, 10)
     assert not set(predicted["query_ids"]) & set(predicted["neighbour_ids"].ravel())
 
 

@@ -138,6 +138,30 @@ def test_add_remove_and_a_new_version(door: Door, built: Path, photos: Path, tmp
     assert set(before.ids) <= set(pd.read_csv(built / "items.csv")["id"])
 
 
+def test_items_without_labels_join_any_index(
+    door: Door, models, photos: Path, embedded: Path, tmp_path, monkeypatch
+) -> None:
+    """Pictures of the working directory have no folder's name for a label; an index of bare embeddings has none."""
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for k in range(3):
+        shutil.copy(photos / f"class0/{k}.png", loose / f"{k}.png")
+    monkeypatch.chdir(loose)
+    door("build", models["own"], "0.png", "1.png", "--out", tmp_path / "own")
+    door("add", tmp_path / "own", "2.png")
+    assert len(RetrievalIndex.load(tmp_path / "own").ids) == 3
+    plain = RetrievalIndex.load(tmp_path / "own")
+    bare = RetrievalIndex.build(
+        np.load(embedded / "embeddings.npy"),
+        [f"e{k}" for k in range(31)],
+        model_fingerprint=plain.model_fingerprint,
+        notes=dict(plain.info()["notes"]),
+    )
+    bare.save(tmp_path / "bare")
+    door("add", tmp_path / "bare", photos / "class1")
+    assert len(RetrievalIndex.load(tmp_path / "bare").ids) == 37
+
+
 def test_threshold_and_no_match(door: Door, built: Path, embedded: Path, photos: Path, tmp_path: Path) -> None:
     files = ["--embeddings", embedded / "embeddings.npy", "--table", embedded / "table.csv"]
     said = door("threshold", built, *files, "--false-match-rate", "0.1")

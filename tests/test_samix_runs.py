@@ -10,7 +10,7 @@ import torch
 
 from metrixkit import config as configs
 from metrixkit.experiment import train
-from metrixkit.mixing.mixer import load_mixer
+from metrixkit.mixing.mixer import has_mixer, load_mixer
 from metrixkit.models import load_encoder
 from metrixkit.training.loop import Trainer
 
@@ -68,3 +68,9 @@ def test_an_interrupted_run_goes_on_and_keeps_its_mixer(
     maps = encoder.features(torch.rand(2, 3, 32, 32), saved.stage)
     masks = saved.mixer(maps, maps.flip(0), 0.3, (32, 32))
     torch.testing.assert_close(masks.first + masks.second, torch.ones(2, 1, 32, 32))
+    if name != "samix_c":
+        kept = ["method.mixer_options=null", f"method.mixer_from={tmp_path / 'cut'}", "method.freeze_mixer=true"]
+        config = configs.load("configs/glyphs_samix.yaml", [*RUNS[name], *SMALL, "training.epochs=1", *kept])
+        train(config, tmp_path / "frozen")
+        # That Mixer reads the maps of the first run's network, not of the one that lies here.
+        assert not has_mixer(tmp_path / "frozen/model")

@@ -102,7 +102,8 @@ def add(folder: str | Path, given: Given, replace: bool = False) -> tuple[Retrie
     new = ~known if replace else slice(None)
     fresh = given.items[new]
     if len(fresh):
-        index.add(given.vectors[new], fresh["id"].tolist(), fresh["label"].tolist() if given.labels else None)
+        # The index decides whether labels are kept; of items without any the label is "".
+        index.add(given.vectors[new], fresh["id"].tolist(), None if index.labels is None else fresh["label"].tolist())
     said.append(f"{len(fresh)} items added")
     _save(index, folder, given.items)
     return index, said

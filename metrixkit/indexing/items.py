@@ -15,6 +15,7 @@ import pandas as pd
 from metrixkit.data.tables import read_table
 from metrixkit.errors import InputError
 from metrixkit.indexing.whole import write_whole
+from metrixkit.retrieval.index import store
 
 ITEMS = "items.csv"
 COLUMNS = ["id", "path", "split"]
@@ -41,16 +42,18 @@ def keep_items(folder: Path, items: pd.DataFrame) -> None:
     """Add rows, or replace those of the same ids. Paths become absolute, so that they hold from everywhere."""
     more = items[COLUMNS].astype("str")
     more["path"] = [os.path.abspath(path) if path else "" for path in more["path"]]
-    before = read_items(folder)
-    _write(folder, pd.concat([before[~before["id"].isin(set(more["id"]))], more], ignore_index=True))
+    with store.alone(folder):
+        before = read_items(folder)
+        _write(folder, pd.concat([before[~before["id"].isin(set(more["id"]))], more], ignore_index=True))
 
 
 def prune_items(folder: Path, ids: Collection[str]) -> None:
     """Keep the rows of these ids only."""
-    before = read_items(folder)
-    kept = before[before["id"].isin(set(ids))]
-    if len(kept) < len(before):
-        _write(folder, kept)
+    with store.alone(folder):
+        before = read_items(folder)
+        kept = before[before["id"].isin(set(ids))]
+        if len(kept) < len(before):
+            _write(folder, kept)
 
 
 def _write(folder: Path, items: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         InputError: The disk is full, or the folder does not take files. What was at `path` is still there.
     """
-    part = path.with_name(f".part-{path.name}")
+    # A name of one's own: two writers of one file must not write into the same.
+    part = path.with_name(f".part-{os.getpid()}-{time.time_ns()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)

@@ -111,7 +111,8 @@ def draw_mixtures(
     levels = " and ".join(
         {"embed": "embeddings", "feature": "features", "input": "images"}[n] for n in criterion.levels
     )
-    nearest = ", the second element among the first one's hardest" if criterion.hardest is not None else ""
+    few = any(criterion.hardest_at(level) is not None for level in criterion.levels)
+    nearest = ", the second element among the first one's hardest" if few else ""
     how = (
         f"Mixtures of {levels} ({', '.join(criterion.kinds)}; λ from Beta({criterion.alpha:g}, {criterion.alpha:g}))"
         f"{nearest}, drawn for this picture with seed {seed} and not taken from a step of training; encoded by the "
@@ -205,8 +206,9 @@ def _mixture(
     wanted = (names == names[first]) if kind in SAME_CLASS else (names != names[first])
     wanted[first] = False
     others = torch.from_numpy(np.flatnonzero(wanted))
-    if criterion.hardest is not None and kind not in SAME_CLASS:
-        others = others[(unit[others] @ unit[first]).argsort(descending=True)[: criterion.hardest]]
+    hardest = criterion.hardest_at(level)
+    if hardest is not None and kind not in SAME_CLASS:
+        others = others[(unit[others] @ unit[first]).argsort(descending=True)[:hardest]]
     second = int(others[int(torch.randint(len(others), (), generator=generator))])
     vector, image = unit[first] * ratio + unit[second] * (1 - ratio), None
     if level != "embed":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +30,16 @@ class Terms:
     ratio: float
     pairs: str
     level: str = "embed"
+
+
+@contextmanager
+def kept(generator: torch.Generator) -> Iterator[None]:
+    """Give a generator its state back, whatever was drawn inside."""
+    state = generator.get_state()
+    try:
+        yield
+    finally:
+        generator.set_state(state)
 
 
 def embedded_again(embeddings: Tensor, features: Tensor, head: Head) -> tuple[Tensor, float]:

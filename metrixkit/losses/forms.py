@@ -166,9 +166,13 @@ def log_side(side: LogSide, y: Weight, chunk: Chunk) -> tuple[Tensor, Tensor, Te
         factor = factor * y
     total = torch.zeros_like(chunk.share).index_add_(0, chunk.anchor, e.sum(1)) * factor
     if side.plus_one:
-        less_one = torch.expm1(-shift) if isinstance(shift, Tensor) else math.expm1(-shift)
-        inside = total + less_one
-        return side.scale * (torch.log1p(inside) + shift), side.scale * side.slope * factor / (1 + inside), e
+        if not isinstance(shift, Tensor):  # 0, see constant_shift
+            return side.scale * torch.log1p(total), side.scale * side.slope * factor / (1 + total), e
+        # Weights may be as small as lambda, and so the total beside a shift that was found without them: 1, which is
+        # exp(-shift) here, is added to it as it stands, never by a detour over total - 1.
+        whole = total + torch.exp(-shift)
+        value = torch.where(shift > 0, whole.log() + shift, torch.log1p(total))
+        return side.scale * value, side.scale * side.slope * factor / whole, e
     safe = torch.where(total > 0, total, 1)
     value = torch.where(total > 0, (safe.log() + shift) * side.scale, side.empty)
     return value, side.scale * side.slope * factor / safe, e

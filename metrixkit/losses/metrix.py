@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
-from metrixkit.losses.balance import Terms, embedded_again, relative_gradient
+from metrixkit.losses.balance import Terms, embedded_again, kept, relative_gradient
 from metrixkit.losses.checks import check_count, check_known, check_mixing, given_ratio, listed
 from metrixkit.losses.embedded import EmbeddedMixtures, embedded_mixtures
 from metrixkit.losses.input_mixers import find_mixer, mix_pairs
 from metrixkit.losses.levels import FEATURE_CHUNK, EncodedMixtures, check_features, own_part
 from metrixkit.losses.pairs import PairLoss
+from metrixkit.losses.proxies import ProxyAnchor
 from metrixkit.losses.relations import Relations
 from metrixkit.losses.similarities import Head, steady
 from metrixkit.mixing import PairPlan, check_kind, draw_one, draw_ratio, plan_pairs
+from metrixkit.mixing.images.mixed import branch
 
 LEVELS = ("embed", "feature", "input")
 _Setting = EmbeddedMixtures | EncodedMixtures
@@ -126,6 +128,10 @@ class Metrix(nn.Module):
         self.last: Terms | None = None
         self._next: str | None = None
 
+    def hardest_at(self, level: str) -> int | None:
+        """Return how many negatives of an anchor are mixed at a level; None is all of them."""
+        return self.hardest or (1 if level == "input" else None)
+
     def _check(self, kind: str, one_ratio: bool) -> None:
         check_kind(kind)
         refused = self.loss.refused | (self.loss.refused_with_one_ratio if one_ratio else {})
@@ -213,13 +219,14 @@ class Metrix(nn.Module):
     ) -> float:
         """Return weight * |gradient of the mixed term| / |gradient of the clean loss|.
 
-        With respect to the embeddings at level "embed", to the features at "feature". At "input" it would take two more
-        passes of the whole model and is not offered.
+        With respect to the embeddings at level "embed", to the features at "feature". At "input", where that would take
+        two more passes of the whole model, it is taken with respect to what the anchors are made of (embeddings, or
+        proxies), and the mixtures are constants.
 
         Call it on the batch of a step whose log is written, after the step's forward call: it mixes the last step's
         kind of pair at its lambda (new ones where each pair has its own), on a detached copy, and leaves generator,
-        gradients and running statistics alone. It costs the loss (and the head) once more, not the model. Far above 1,
-        the mixed term swamps the clean one; see `reduction`.
+        gradients and running statistics alone. It costs the loss (and the head) once more, not the model; at "input"
+        one pass of the mixtures without gradient. Far above 1, the mixed term swamps the clean one; see `reduction`.
 
         Args:
             embeddings: (B, d) raw embeddings.
@@ -229,15 +236,10 @@ class Metrix(nn.Module):
 
         Returns:
             A number >= 0; infinite where only the clean gradient is 0, and 0 where both are.
-
-        Raises:
-            InputError: The last step mixed inputs.
         """
         last = self.last
         kind, ratio, level = (last.pairs, last.ratio, last.level) if last else (self.kinds[0], 0.5, self.levels[0])
-        if level == "input":
-            raise InputError("gradient_ratio is not offered at level 'input': it would cost two passes of the model.")
-        with torch.enable_grad(), steady(head):
+        with torch.enable_grad(), steady(head), kept(self.generator):
             by = rows = embeddings.detach().clone().requires_grad_()
             maps, factor = None, self.weight
             if level == "feature":
@@ -245,13 +247,17 @@ class Metrix(nn.Module):
                 by = maps = maps.detach().requires_grad_()
                 rows, share = embedded_again(embeddings, maps, head)
                 factor *= share
+            elif level == "input":
+                maps, head = check_features(features, head, level)
+                head = torch.no_grad()(head)
+                factor *= len(maps) / len(embeddings)
             relations = self.loss.relations(rows, labels)
+            if level == "input" and isinstance(self.loss, ProxyAnchor):
+                by = self.loss.proxies
             setting = self._set_up(level, kind, relations, rows, labels, maps, head)
             lam: float | Tensor = ratio
             if self.ratio_per == "pair":
-                copy = torch.Generator()
-                copy.set_state(self.generator.get_state())
-                lam = self._draw(setting, copy)
+                lam = self._draw(setting, self.generator)
             return relative_gradient(factor * setting.value(lam), self.loss.clean_loss(relations), by)
 
     def logs(self) -> dict[str, float]:
@@ -284,19 +290,20 @@ class Metrix(nn.Module):
         if level == "embed":
             if features is not None and self.levels == ["embed"]:
                 raise InputError("features and head belong to the levels 'feature' and 'input'; this one is 'embed'.")
-            plan = self._plan(kind, relations, self.hardest)
+            plan = self._plan(kind, relations, self.hardest_at(level))
             return embedded_mixtures(self.loss, relations, plan, self.renormalize, average)
         maps, head = check_features(features, head, level)
         own = own_part(len(maps), len(embeddings))
         rows = embeddings[own]
         if len(rows) < len(embeddings):
             relations = self.loss.relations(rows, labels[own])
-        plan = self._plan(kind, relations, self.hardest or (1 if level == "input" else None))
+        plan = self._plan(kind, relations, self.hardest_at(level))
         chunk = self.chunk or (FEATURE_CHUNK if level == "feature" else None)
         anchors = self.loss.anchor_rows(rows)
         mixer = None
         if level == "input" and self.image_mixer is not None:
-            mixer = partial(mix_pairs, self.image_mixer, self.generator)
+            # One number for masks, whether or not this process has mixtures: generators stay together.
+            mixer = partial(mix_pairs, self.image_mixer, branch(self.generator))
         return EncodedMixtures(self.loss, relations, anchors, plan, maps, head, chunk, average, mixer)
 
     def _plan(self, kind: str, relations: Relations, hardest: int | None) -> PairPlan:

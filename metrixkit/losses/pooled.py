@@ -145,7 +145,8 @@ def largest(
     shape = (len(first), maps.shape[2])
     top = maps.new_full(shape, -torch.inf)
     one, other = maps.new_empty(shape), maps.new_empty(shape)
-    at = torch.zeros(shape, dtype=torch.int16, device=maps.device) if where else None
+    small = torch.int16 if len(maps) <= 2**15 else torch.int32
+    at = torch.zeros(shape, dtype=small, device=maps.device) if where else None
     for position, rows in enumerate(maps):
         torch.index_select(rows, 0, first, out=one)
         torch.index_select(rows, 0, second, out=other)

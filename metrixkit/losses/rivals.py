@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from metrixkit.errors import InputError
 from metrixkit.losses.levels import check_features, own_part
 from metrixkit.losses.pairs import Contrastive, PairLoss
+from metrixkit.losses.pml_pairs import PairsFromPML, TripletFromPML
 from metrixkit.losses.proxies import ProxyLoss
 from metrixkit.losses.relations import Relations, mean_weights
 from metrixkit.losses.unit import full_precision, no_autocast, products, unit_rows
@@ -29,6 +30,11 @@ def _pair_loss(loss: nn.Module | None, rival: str) -> PairLoss:
         raise InputError(
             f"{rival} compares the rows of a batch with one another, which {type(loss).__name__} does not; take "
             "Contrastive, or another loss between pairs that has from_similarity."
+        )
+    if isinstance(loss, TripletFromPML) or (isinstance(loss, PairsFromPML) and loss.averaging != "anchors"):
+        raise InputError(
+            f"{rival} averages over anchors, and this loss of pytorch-metric-learning does not (its reducer averages "
+            "over pairs or triplets); take Contrastive or another loss of this package."
         )
     return loss
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metrixkit.distributed import gather
+from metrixkit.distributed import gather, world_size
 from metrixkit.errors import InputError
 from metrixkit.seam import Batch, EpochPlan, Group, Needs, Output
 
@@ -93,8 +93,9 @@ class MetricLearning(nn.Module):
         """Return what the loss tells of its last step; of a mixed one also how its gradient compares to the clean."""
         told: dict[str, float] = self.loss.logs() if hasattr(self.loss, "logs") else {}  # type: ignore[operator]
         logs = {name if name == "lambda" else f"loss/{name}": value for name, value in told.items()}
-        # With respect to images it would cost two more passes of the model.
-        if hasattr(self.loss, "gradient_ratio") and level != "input":
+        # One process writes the logs, and synchronised batch norms would wait for the others.
+        waits = level != "embed" and world_size() > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in self.modules())
+        if hasattr(self.loss, "gradient_ratio") and not waits:
             ratio: float = self.loss.gradient_ratio(embeddings, labels, **mixed)  # type: ignore[operator]
             logs["gradient_ratio/mixed_to_clean"] = ratio
         return logs

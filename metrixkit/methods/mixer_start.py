@@ -52,7 +52,10 @@ def first_mixer(
     if mixer_from is None:
         return new_mixer(encoder, stage, preset, options), stage
     if options:
-        raise InputError("method.mixer_options are those of a new Mixer; one from method.mixer_from brings its own.")
+        raise InputError(
+            "method.mixer_options are those of a new Mixer; one from method.mixer_from brings its own. Set "
+            "method.mixer_options=null."
+        )
     return start_mixer(encoder, mixer_from)
 
 

@@ -63,9 +63,8 @@ def positivity(
     mean = loss.always_mean or mixed.reduction == "mean"
     relations = loss.relations(embeddings.detach().double(), labels)
     to_all = relations.candidate_cosines(None)
-    plan = plan_pairs(
-        _KIND, relations.positive, relations.negative, relations.similarity, mixed.hardest, mixed.positives
-    )
+    hardest = mixed.hardest_at(mixed.levels[0])
+    plan = plan_pairs(_KIND, relations.positive, relations.negative, relations.similarity, hardest, mixed.positives)
     weights = loss.batch_weights(relations, plan.counts() > 0)
     lam = torch.tensor(list(lambdas), dtype=torch.float64, device=to_all.device)
     limits = torch.as_tensor(positivity_threshold(loss, lambdas), device=to_all.device)

@@ -221,13 +221,9 @@ class Retrieval:
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
     def geometry(self, encoder: nn.Module, queries: Embedded) -> dict[str, float]:
-        """Return how `queries` lie: utilization of the training split, alignment, uniformity."""
+        """Return how `queries` lie: utilization of the training split, and :func:`spread`."""
         train = self.embed(encoder, "train")
-        return {
-            "utilization": utilization(queries.vectors, train.vectors),
-            "alignment": alignment(queries.vectors, queries.labels),
-            "uniformity": uniformity(queries.vectors),
-        }
+        return {"utilization": utilization(queries.vectors, train.vectors), **spread(queries)}
 
     @property
     def selects(self) -> str | None:
@@ -261,6 +257,20 @@ class Retrieval:
             evaluation=evaluation,
         )
         return metrics, evaluation, found
+
+
+def spread(items: Embedded) -> dict[str, float]:
+    """Return alignment and uniformity of items.
+
+    Alignment is left out where no class has two of them (a query for each class, against a gallery), uniformity where
+    there is a single one: neither says anything there.
+    """
+    found = {}
+    if len(set(items.labels)) < len(items.labels):
+        found["alignment"] = alignment(items.vectors, items.labels)
+    if len(items.labels) > 1:
+        found["uniformity"] = uniformity(items.vectors)
+    return found
 
 
 def file_under(protocol: str, history: Sequence[Mapping[str, float]], select_by: str) -> dict[str, float]:

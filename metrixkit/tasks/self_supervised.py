@@ -18,8 +18,8 @@ from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.probing import UNLABELLED, fit_probe, intra_class_similarity, knn_ranks, labelled, top_accuracy
 from metrixkit.probing.definitions import INTRA_CLASS, feature_definitions, knn_definitions
-from metrixkit.retrieval import Evaluation, Predictions, alignment, uniformity
-from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, retrieval_part
+from metrixkit.retrieval import Evaluation, Predictions
+from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, retrieval_part, spread
 
 WATCHED = ("knn@1", "knn@5")
 
@@ -270,11 +270,9 @@ class SelfSupervised:
                 metrics |= top_accuracy(places, name[:-1])
         ranked, evaluation, found = self._ranking.describe(encoder, evaluation, queries, gallery)
         metrics |= ranked
-        metrics["intra_class_similarity"] = intra_class_similarity(queries.vectors, queries.labels)
-        metrics |= {
-            "alignment": alignment(queries.vectors, queries.labels),
-            "uniformity": uniformity(queries.vectors),
-        }
+        if len(set(queries.labels)) < len(queries.labels):
+            metrics["intra_class_similarity"] = intra_class_similarity(queries.vectors, queries.labels)
+        metrics |= spread(queries)
         words = {**words, **evaluation.definitions, **INTRA_CLASS}
         found = replace(found, class_ranks={name: places.numpy() for name, places in ranks.items()})
         return metrics, replace(evaluation, definitions=words, counts={**evaluation.counts, **counts}), found

@@ -81,6 +81,26 @@ def test_split_folders(tmp_path):
         Images(str(tmp_path), test_share=0.3).read()
 
 
+def test_folders_beside_the_splits(tmp_path):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            picture(tmp_path / split / name / "0.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "info.txt").write_text("no image")
+    found = Images(str(tmp_path)).read()
+    assert (found.split_name, found.classes()) == ("given", ["cat", "dog"])
+    picture(tmp_path / "thumbnails" / "cat" / "0.png")
+    with pytest.raises(InputError, match="test, train look like splits, and 'thumbnails' beside them"):
+        Images(str(tmp_path)).read()
+
+
+def test_classes_that_are_called_like_splits(tmp_path):
+    for name in ("train", "test", "car"):  # vehicles, and their tests
+        for k in range(2):
+            picture(tmp_path / name / f"{k}.png")
+    assert Images(str(tmp_path)).read().classes() == ["car", "test", "train"]
+
+
 def test_query_without_gallery(tmp_path):
     for split in ("train", "query"):
         picture(tmp_path / split / "cat" / "0.png")

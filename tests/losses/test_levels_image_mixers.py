@@ -47,7 +47,7 @@ def test_labels_are_weighed_by_what_the_mask_leaves(name: str, kind: str, ratio_
     plan, mixtures = setting.plan, unique_mixtures(setting.plan)
     lam = ratio[mixtures.first, mixtures.second] if isinstance(ratio, Tensor) else ratio
     asked = 1 - lam if plan.flipped else lam
-    found = IMAGE_MIXERS[name](images[mixtures.first], images[mixtures.second], asked, drawn.generator)
+    found = IMAGE_MIXERS[name](images[mixtures.first], images[mixtures.second], asked, setting.image_mixer.args[1])
     unit = nn.functional.normalize(tower(found.images), dim=1)
     anchors = nn.functional.normalize(embeddings, dim=1)
     terms: dict[int, list[Tensor]] = {}

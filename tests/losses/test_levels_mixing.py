@@ -403,10 +403,47 @@ def test_gradient_ratio_is_by_the_features(head_class, per):
                 MultiSimilarity()(head(y), LABELS).backward()
             norms.append(y.grad.norm().item())
         assert ratio == pytest.approx(0.4 * norms[0] / norms[1], rel=1e-9)
-    inputs = Metrix(MultiSimilarity(), level="input")
-    inputs(head(x), LABELS, features=x, head=head)
-    with pytest.raises(InputError, match="two passes"):
-        inputs.gradient_ratio(head(x), LABELS, features=x, head=head)
+
+
+@pytest.mark.parametrize("proxies", [False, True])
+@pytest.mark.parametrize("mixer", ["mixup", "cutmix"])
+def test_gradient_ratio_at_the_input_is_by_the_anchors(proxies, mixer):
+    g = torch.Generator().manual_seed(3)
+    images = torch.rand(len(LABELS), 3, 4, 4, generator=g, dtype=torch.float64)
+    weight = torch.randn(48, 5, generator=g, dtype=torch.float64)
+    head = lambda x: x.flatten(1) @ weight
+    loss = ProxyAnchor(num_classes=int(LABELS.max()) + 1, dim=5).double() if proxies else MultiSimilarity()
+    criterion = Metrix(loss, level="input", hardest=2, image_mixer=mixer)
+    criterion(head(images), LABELS, features=images, head=head)
+    before = criterion.generator.get_state()
+    with torch.no_grad():
+        ratio = criterion.gradient_ratio(head(images), LABELS, features=images, head=head)
+    assert torch.equal(before, criterion.generator.get_state())
+    assert ratio > 0
+    if mixer == "cutmix":  # boxes are drawn anew
+        return
+    norms = []
+    for mixed in (True, False):
+        rows = head(images).requires_grad_()
+        by = loss.proxies if proxies else rows
+        if mixed:
+            still = lambda x: head(x).detach()
+            value = criterion.mixed_loss(rows, LABELS, lam=criterion.last.ratio, features=images, head=still)
+        else:
+            value = loss(rows, LABELS)
+        norms.append(torch.autograd.grad(value, by)[0].norm().item())
+    assert ratio == pytest.approx(0.4 * norms[0] / norms[1], rel=1e-9)
+
+
+def test_masks_take_their_number_with_or_without_mixtures():
+    """Else a process whose rows hold no mixture would draw other lambdas ever after."""
+    images, head = torch.rand(6, 3, 8, 8), lambda x: x.flatten(1)[:, :8]
+    states = []
+    for labels in (torch.tensor([0, 0, 0, 1, 1, 1]), torch.zeros(6, dtype=torch.long)):
+        criterion = Metrix(MultiSimilarity(), level="input", image_mixer="cutmix")
+        criterion(head(images), labels, features=images, head=head)
+        states.append(criterion.generator.get_state())
+    assert torch.equal(*states)
 
 
 def test_forward_is_clean_plus_weighted_mixed():

@@ -70,4 +70,4 @@ def test_gradients_are_those_of_the_clean_batch_and_the_mean_of_both_parts(tmp_p
         if not p.requires_grad:
             continue
         assert (grads[name] - p.grad).abs().max() < 1e-7 * max(1.0, float(p.grad.abs().max())), name
-    assert ("gradient_ratio/mixed_to_clean" in logs) == (level == "feature")
+    assert logs["gradient_ratio/mixed_to_clean"] > 0

@@ -189,6 +189,22 @@ def test_float32_with_near_duplicate_and_opposite_rows(name, device):
         assert same(value, expected, 1e-2 if lam == 0.5 else 1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("lam", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_sharp_losses_at_small_ratios(reduction, lam):
+    """The largest exponent is found without lambda, beside which 1 and the sum are then both small."""
+    x, labels = rows(40, 16), torch.arange(40) // 5
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        z = x.detach().to(dtype).requires_grad_()
+        value = Metrix(ProxyAnchor(8, 16, beta=64.0), reduction=reduction).mixed_loss(z, labels, lam=lam)
+        value.backward()
+        found.append((value.item(), z.grad.double()))
+    (wide, expected), (narrow, gradient) = found
+    assert same(narrow, wide, 1e-5)
+    assert (gradient - expected).norm() < 1e-4 * expected.norm()
+
+
 @pytest.mark.parametrize("sharp", [100.0, 400.0])
 def test_exponents_beyond_float32(sharp):
     """With these settings exp(sharp * s) overflows; the value still is that of float64, also where labels differ by pair."""

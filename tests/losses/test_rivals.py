@@ -5,6 +5,9 @@ import math
 
 import pytest
 import torch
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.reducers import MeanReducer
 
 from metrixkit.errors import InputError
 from metrixkit.losses import (
@@ -17,6 +20,7 @@ from metrixkit.losses import (
     MultiSimilarity,
     ProxyAnchor,
     Triplet,
+    from_pml,
 )
 from metrixkit.losses.relations import pair_masks
 from metrixkit.losses.unit import cosines
@@ -296,6 +300,11 @@ def test_refusals_and_names_in_configs():
     for rival, wrong in ((IMix, ProxyAnchor(4, 5)), (MoCHi, ProxyAnchor(4, 5)), (MoCHi, torch.nn.Linear(2, 2))):
         with pytest.raises(InputError, match=type(wrong).__name__):
             rival(wrong)
+    pairs = pml_losses.ContrastiveLoss(1, 0.5, distance=CosineSimilarity(), reducer=MeanReducer())
+    for rival in (IMix, MoCHi):
+        with pytest.raises(InputError, match="averages over anchors"):
+            rival(from_pml(pairs))
+        rival(from_pml(pml_losses.MultiSimilarityLoss()))
     for settings in ({"pool": 0}, {"negative_negative": -1}, {"anchor_negative": -2}):
         with pytest.raises(InputError, match=next(iter(settings))):
             MoCHi(**settings)

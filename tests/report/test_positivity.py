@@ -95,6 +95,12 @@ def test_only_the_mixtures_that_the_criterion_makes_count():
     assert hard["positivity"][0] <= positivity(Contrastive(0.2), X, LABELS, [0.4])["positivity"][0]
 
 
+def test_level_input_mixes_the_nearest_negative_of_each_anchor():
+    loss = MultiSimilarity(2, 10, 0.5)
+    table = positivity(Metrix(loss, level="input"), X, LABELS, [0.4])
+    assert table.equals(positivity(Metrix(loss, hardest=1), X, LABELS, [0.4]))
+
+
 def test_batches_are_pooled_by_their_mixtures():
     loss = MultiSimilarity(2, 10, 0.5)
     one, two = positivity(loss, X, LABELS), positivity(loss, X[:5], LABELS[:5])

@@ -157,6 +157,10 @@ def test_a_damaged_header_is_an_error_even_unverified(tmp_path: Path) -> None:
         ({"kind": "other"}, "not that of an index"),
         ({"vectors": 5}, "different indexes were mixed"),
         ({"metric": None, "parameters": None}, "not as metrixkit writes it"),
+        ({"metric": "cosin"}, "Did you mean 'cosine'"),
+        ({"dim": "x"}, "not as metrixkit writes it"),
+        ({"parameters": {"nprobe": "x"}}, "not as metrixkit writes it"),
+        ({"files": {"ids.npy": 3}}, "no manifest"),
     ],
 )
 def test_manifests_that_do_not_fit(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -166,6 +170,12 @@ def test_manifests_that_do_not_fit(tmp_path: Path, change: dict[str, Any], says:
         RetrievalIndex.load(tmp_path / "i")
     path.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
+        RetrievalIndex.load(tmp_path / "i")
+
+
+def test_a_pointer_that_is_no_text(tmp_path: Path) -> None:
+    (saved(tmp_path / "i") / "CURRENT").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="which is no version.*v0001"):
         RetrievalIndex.load(tmp_path / "i")
 
 
@@ -193,7 +203,7 @@ def test_versions_follow_one_another_and_the_last_two_stay(tmp_path: Path) -> No
     index = made()
     assert [index.save(tmp_path / "i") for _ in range(4)] == ["v0001", "v0002", "v0003", "v0004"]
     assert store.versions(tmp_path / "i") == ["v0003", "v0004"]
-    assert sorted(p.name for p in (tmp_path / "i").iterdir()) == ["CURRENT", "v0003", "v0004"]
+    assert sorted(p.name for p in (tmp_path / "i").iterdir()) == [".lock", "CURRENT", "v0003", "v0004"]
     assert index.info()["version"] == "v0004"
 
 
@@ -220,6 +230,27 @@ def test_two_writers_do_not_undo_one_another(tmp_path: Path) -> None:
         two.save(tmp_path / "i")
     assert "a2" in RetrievalIndex.load(tmp_path / "i").ids
     two.save(tmp_path / "other")
+
+
+def test_a_writer_that_was_overtaken_while_it_wrote_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "i")
+    one, two = RetrievalIndex.load(tmp_path / "i"), RetrievalIndex.load(tmp_path / "i")
+    one.remove(["a1"])
+    two.remove(["a2"])
+    plain = store.sha256
+
+    def slow(path: Path) -> str:
+        monkeypatch.setattr(store, "sha256", plain)
+        two.save(tmp_path / "i")  # while the first one's files are written and not yet current
+        return plain(path)
+
+    monkeypatch.setattr(store, "sha256", slow)
+    with pytest.raises(InputError, match="v0002 was saved by somebody else since v0001"):
+        one.save(tmp_path / "i")
+    found = RetrievalIndex.load(tmp_path / "i")
+    assert "a1" in found.ids
+    assert "a2" not in found.ids
+    assert not list((tmp_path / "i").glob(".part-*"))
 
 
 @pytest.mark.parametrize("step", ["write_index", "rename", "replace", "fsync"])

@@ -116,10 +116,21 @@ class Images:
         where = f"images below {root}"
         if not root.is_dir():
             raise InputError(f"images: data.root={self.root} is not a folder (looked at {root.absolute()}).")
-        top = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name))
-        splits = bool(top) and all(name.lower() in SPLIT_WORDS for name in top) and len(top) > 1
+        found = _walk(root)
+        below = [path.relative_to(root).parts for path in found]
+        # Folders without an image in them (notes, annotations) say nothing of how images are sorted.
+        top = sorted({parts[0] for parts in below if len(parts) > 1})
+        named = [name for name in top if name.lower() in SPLIT_WORDS]
+        splits = len(top) > 1 and named == top
+        deep = any(len(parts) > 2 for parts in below if parts[0] in named)
+        if len(named) > 1 and deep and not splits:
+            odd = next(name for name in top if name not in named)
+            raise InputError(
+                f"{where}: the folders {', '.join(named)} look like splits, and {odd!r} beside them does not, though "
+                "it holds images. Move it elsewhere, or, if all of them are classes, name them by a table (data.table)."
+            )
         rows = []
-        for path in _walk(root):
+        for path in found:
             parts = path.relative_to(root).parts
             folders = parts[1:-1] if splits else parts[:-1]
             if not folders:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -202,7 +203,7 @@ def read_labels(values: Any, name: str) -> np.ndarray:
     if array.ndim != 1:
         raise InputError(f"{name}: expected one value an item (one dimension), found shape {array.shape}.")
     if array.dtype.kind == "O":
-        missing = [i for i, value in enumerate(array.tolist()) if value is None or value != value]
+        missing = [i for i, value in enumerate(array.tolist()) if value is None or value is pd.NA or value != value]
         if missing:
             raise InputError(f"{name}: the value at position {missing[0]} is missing ({len(missing)} in all).")
         return array.astype(str)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from metrixkit.errors import InputError
+from metrixkit.retrieval.exact.rows import check_distance
 from metrixkit.retrieval.index import store
 from metrixkit.retrieval.index.engine import Engine
 from metrixkit.retrieval.index.factory import Factory, parse_factory
@@ -109,8 +110,9 @@ def load(folder: Path, mmap: bool, verify: bool, which: str | None) -> tuple[Eng
             place.name,
         )
         parameters = {str(name): int(value) for name, value in manifest["parameters"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{place / store.MANIFEST}: {error!r} is missing or not as metrixkit writes it.") from error
+    check_distance(metric)
     engine = Engine.read(place / INDEX, factory, metric, mmap)
     ids = _array(place / IDS, mmap)
     labels = _array(place / LABELS, mmap) if LABELS in manifest["files"] else None

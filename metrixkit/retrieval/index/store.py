@@ -17,13 +17,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows: the check before the pointer is changed remains
+    fcntl = None  # type: ignore[assignment]
+
 from metrixkit.errors import InputError
 
-CURRENT, MANIFEST = "CURRENT", "manifest.json"
+CURRENT, MANIFEST, LOCK = "CURRENT", "manifest.json", ".lock"
 KIND, FORMAT = "metrixkit-index", 1
 _VERSION = re.compile(r"v(\d{4,})")
 _ABANDONED = 3600.0  # seconds after which a half-written version is taken for that of a dead process
@@ -47,12 +53,7 @@ def write_version(
         InputError: The folder holds something else, or another version became current in the meantime.
         OSError: The disk is full, or does not take files. What was there before is still there.
     """
-    before = _current_or_none(folder)
-    if expected is not None and before != expected:
-        raise InputError(
-            f"{folder}: {before} was saved by somebody else since {expected} was loaded, and saving now would undo "
-            "it. Load the index again and repeat the change, or save to another folder."
-        )
+    _refuse_changed(folder, expected)
     folder.mkdir(parents=True, exist_ok=True)
     _sweep_abandoned(folder)
     part = folder / f".part-{os.getpid()}-{time.time_ns()}"
@@ -66,14 +67,17 @@ def write_version(
         whole = {"kind": KIND, "format": FORMAT, **manifest, "files": files}
         (part / MANIFEST).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _flush(part / MANIFEST)
-        name = _publish(part, folder)
+        with alone(folder):
+            # Once more: writing takes time, and another writer may have been faster.
+            before = _refuse_changed(folder, expected)
+            name = _publish(part, folder)
+            pointer = folder / f".{CURRENT}-{os.getpid()}-{time.time_ns()}"
+            pointer.write_text(name + "\n", encoding="utf-8")
+            _flush(pointer)
+            os.replace(pointer, folder / CURRENT)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    pointer = folder / f".{CURRENT}-{os.getpid()}"
-    pointer.write_text(name + "\n", encoding="utf-8")
-    _flush(pointer)
-    os.replace(pointer, folder / CURRENT)
     for old in versions(folder):
         # Never a younger one: another process may be about to point to it.
         if before is not None and _number(old) < _number(before):
@@ -135,12 +139,32 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is about to change what is current, and keep others waiting meanwhile."""
+    with (folder / LOCK).open("a") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _refuse_changed(folder: Path, expected: str | None) -> str | None:
+    """Return the current version; raise InputError where it is not the one that was expected."""
+    now = _current_or_none(folder)
+    if expected is not None and now != expected:
+        raise InputError(
+            f"{folder}: {now} was saved by somebody else since {expected} was loaded, and saving now would undo it. "
+            "Load the index again and repeat the change, or save to another folder."
+        )
+    return now
+
+
 def _current_or_none(folder: Path) -> str | None:
     """Return the current version's name, or None where nothing is there yet."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; expected a folder for the index.")
     try:
-        name = (folder / CURRENT).read_text(encoding="utf-8").strip()
+        name = (folder / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         foreign = [p.name for p in folder.iterdir() if not _ours(p.name)] if folder.is_dir() else []
         if foreign:
@@ -158,7 +182,7 @@ def _current_or_none(folder: Path) -> str | None:
 
 
 def _ours(name: str) -> bool:
-    return bool(_VERSION.fullmatch(name)) or name.startswith((".part-", f".{CURRENT}-"))
+    return bool(_VERSION.fullmatch(name)) or name == LOCK or name.startswith((".part-", f".{CURRENT}-"))
 
 
 def _publish(part: Path, folder: Path) -> str:
@@ -203,7 +227,10 @@ def _read_json(path: Path, others: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} cannot be read ({error}).{others}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("files", {}), dict):
+    files = found.get("files", {}) if isinstance(found, dict) else None
+    if not isinstance(files, dict) or not all(
+        isinstance(known, dict) and {"bytes", "sha256"} <= known.keys() for known in files.values()
+    ):
         raise InputError(f"{path} is no manifest.{others}")
     return {"files": {}, **found}
 

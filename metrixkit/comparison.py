@@ -13,7 +13,7 @@ import numpy as np
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.paired import Answers, Difference, paired_bootstrap, read_answers, why_not_paired
 from metrixkit.records import Record, find_runs, group, labels, read_record
-from metrixkit.report.text import format_change
+from metrixkit.report.text import format_change, lower_is_better
 
 CLASSES = ("top1", "top5", "linear@1", "linear@5", "knn@1", "knn@5")  # what classifiers and probes are asked for
 ALWAYS = ("map@r", "utilization")
@@ -271,8 +271,12 @@ def _plainly(rows: Sequence[Row], columns: Sequence[str], reference: Row) -> lis
     notes = []
     for row in rows:
         for name in columns[:1]:
-            if name in row.before and name in row.metrics and row.metrics[name].mean < row.before[name].mean:
-                change = format_change(name, row.metrics[name].mean - row.before[name].mean)
+            lower = lower_is_better(name)
+            if lower is None or name not in row.before or name not in row.metrics:
+                continue
+            gained = row.metrics[name].mean - row.before[name].mean
+            if (gained > 0) if lower else (gained < 0):
+                change = format_change(name, gained)
                 notes.append(f"{row.label}: training LOST, {name} {change} against the model before its first step")
         if row.unpaired:
             notes.append(f"{row.label}: no interval, {row.unpaired}")

@@ -86,7 +86,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             that class with its defaults; ``loss.margin=0.4`` changes one setting.
 
     Raises:
-        InputError: The file is absent or no YAML, or a setting is unknown, missing or of the wrong type.
+        InputError: The file is absent or no YAML, a setting is unknown, missing or of the wrong type, or an override
+            undoes an earlier one (``optimizer.lr=1 optimizer=sgd``).
     """
     path = Path(path)
     if not path.is_file():
@@ -98,7 +99,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"{path} is not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values, got {raw!r}.")
+    seen: list[str] = []
     for override in overrides:
+        key = override.partition("=")[0].strip()
+        undone = next((earlier for earlier in seen if earlier.startswith(key + ".")), None)
+        if undone is not None:
+            raise InputError(
+                f"{override} replaces the whole of {key} and would undo {undone}=... before it; put it first."
+            )
+        seen.append(key)
         apply_override(raw, override)
     return resolve(raw)
 

@@ -97,6 +97,12 @@ def main(argv: list[str] | None = None) -> int:
         )
         overrides = [*([options.where] if options.where else []), *options.overrides]
         paired = files != PairFiles()
+        if options.out:
+            # Before the work and not after it.
+            try:
+                Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--out {options.out}: {error.strerror}; name a file that can be written.") from error
         if paired and (options.verify or options.index or options.factory):
             raise InputError("--verify, --index and --factory do not go with --text, --video or --similarity.")
         extras = Extras(options.group_by, options.verify, () if paired else rerank, options.index, options.factory)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from metrixkit import config as configs
+from metrixkit.errors import InputError
 from metrixkit.jobs import JOBS, images
 from metrixkit.jobs.job import Job
 from metrixkit.report import format_table, write_report
@@ -46,9 +47,15 @@ def train(config: Mapping[str, Any], path: str | Path, resume: bool = False) -> 
     folder = RunFolder(path)
     fabric = make_fabric(configs.settings(config, "training"))
     fabric.launch()
+    refused = None
     if fabric.is_global_zero:
-        folder.open(config, resume, configs.resolve)
-    fabric.barrier()
+        try:
+            folder.open(config, resume, configs.resolve)
+        except InputError as error:
+            refused = error
+    # The others must hear of it, or they would wait for the first one until they die with words of their own.
+    if fabric.broadcast(refused is not None):
+        raise refused or SystemExit(2)
     job = JOBS.get(config["task"], images.assemble)(config, fabric, folder)
     if fabric.is_global_zero:
         configs.save(config, folder.path / "config.yaml")

@@ -157,8 +157,13 @@ def choose(runs: Sequence[Planned], task: int | None) -> list[tuple[int, Planned
     return [(number, run) for number, run in enumerate(runs) if task is None or number == task]
 
 
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+
+
 class Stop:
-    """Passes a wish to stop (SIGTERM, SIGINT) on to the run under way as SIGTERM, after which that run saves itself."""
+    """Passes a wish to stop (SIGTERM, Ctrl-C, a closed terminal) on to the run under way as SIGTERM, after which that
+    run saves itself.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -167,7 +172,9 @@ class Stop:
 
     def __enter__(self) -> Self:
         """Start listening (in the main thread only; elsewhere signals cannot be caught)."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOPPING:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup
             try:
                 self._before[number] = signal.signal(number, self._ask)
             except ValueError:
@@ -188,7 +195,8 @@ class Stop:
 
     def run(self, command: Sequence[str]) -> int:
         """Run a command to its end; return its status (negative: the signal that killed it)."""
-        self.child = subprocess.Popen(command)
+        # In a session of its own, for the terminal's Ctrl-C would end it on the spot: it is to be asked, and to save.
+        self.child = subprocess.Popen(command, start_new_session=True)
         if self.number is not None:  # asked between the last look and the start
             self.child.terminate()
         status = self.child.wait()

@@ -21,6 +21,8 @@ from metrixkit.errors import InputError
 from metrixkit.paired import paired_bootstrap, read_answers
 from metrixkit.records import find_runs, labels
 from metrixkit.report.comparison import as_csv, as_latex, as_markdown, as_text, main_table
+from metrixkit.report.comparison_page import plain_sentence
+from metrixkit.report.text import lower_is_better
 
 QUERIES = 400
 
@@ -29,7 +31,7 @@ def write_run(
     folder: Path,
     ranks: np.ndarray,
     settings: dict[str, Any],
-    before: float = 0.5,
+    before: float | dict[str, float] = 0.5,
     ids: np.ndarray | None = None,
     **results: Any,
 ) -> Path:
@@ -44,7 +46,7 @@ def write_run(
     metrics = {f"recall@{k}": float((asked <= k).mean()) for k in (1, 2, 10)}
     metrics |= {"map@r": metrics["recall@1"] / 2, "recall@1/optimistic": 1.0, "utilization": 0.25 + seed / 100}
     content = {
-        "metrics": metrics, "before": {"recall@1": before}, "data": "toy", "split": "zero-shot", "protocol": "validation",
+        "metrics": metrics, "before": before if isinstance(before, dict) else {"recall@1": before}, "data": "toy", "split": "zero-shot", "protocol": "validation",
         "counts": {"queries": len(ranks), "gallery": len(ranks), "train": 7}, "seconds": {"training": 10.0 + seed}, "seed": seed,
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(content | results))
@@ -228,6 +230,19 @@ def test_classes_named_are_compared_and_paired_like_retrieval(tmp_path: Path) ->
     mixed = next(row for row in comparison_of([tmp_path], against="vanilla").rows if row.label == "mixer=mixed")
     assert set(mixed.differences) == {"recall@1"}
     assert not mixed.unpaired
+
+
+def test_what_is_better_when_lower(tmp_path: Path) -> None:
+    for name, now in (("plain", 1.2), ("worse", 3.5)):
+        write_run(tmp_path / name, ranks_of(0.5, 0), {"mixer": name}, metrics={"nll": now}, before={"nll": 3.0})
+    found = comparison_of([tmp_path], ["nll"], "mixer=worse")
+    assert [note for note in found.notes if "LOST" in note] == [
+        "mixer=worse: training LOST, nll +0.500 against the model before its first step"
+    ]
+    assert plain_sentence(found).startswith("The best row, mixer=plain, has a nll of 1.200")
+    assert lower_is_better("median10/validation/nll") is lower_is_better("t2v/median_rank") is True
+    assert lower_is_better("recall@1") is False
+    assert lower_is_better("utilization") is None
 
 
 def test_another_reference_and_other_metrics(runs: Path) -> None:

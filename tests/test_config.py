@@ -61,6 +61,12 @@ def test_mistakes_are_answered_with_path_expectation_and_near_name(
         assert word in str(caught.value)
 
 
+def test_an_override_that_undoes_an_earlier_one(glyphs: Path) -> None:
+    with pytest.raises(InputError, match=r"optimizer=sgd replaces .* undo optimizer.lr=... before it; put it first"):
+        configs.load(glyphs, ["optimizer.lr=0.5", "optimizer=sgd"])
+    assert configs.load(glyphs, ["optimizer=sgd", "optimizer.lr=0.5"])["optimizer"]["lr"] == 0.5
+
+
 def test_overrides_change_one_setting_or_replace_a_node(glyphs: Path) -> None:
     config = configs.load(
         glyphs,

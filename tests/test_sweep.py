@@ -173,7 +173,8 @@ def test_a_stop_reaches_the_run_and_no_further_one_starts(glyphs: Path, tmp_path
     runs = sweep.plan(glyphs, [], ["seed=0,1"], tmp_path)
     code = START + (
         "def save(*_): (folder / 'saved').touch(); sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, save); folder.mkdir(); (folder / 'up').touch(); time.sleep(300)\n"
+        "signal.signal(signal.SIGTERM, save); folder.mkdir(); (folder / 'group').write_text(str(os.getpgrp()))\n"
+        "(folder / 'up').touch(); time.sleep(300)\n"
     )
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
@@ -189,6 +190,8 @@ def test_a_stop_reaches_the_run_and_no_further_one_starts(glyphs: Path, tmp_path
     assert sweep.execute(sweep.choose(runs, None), 2, said.append, worker(code)) == 128 + number
     asking.join()
     assert (runs[0].folder / "saved").exists()
+    # Ctrl-C at a terminal goes to the whole group, and would end the run before it is asked.
+    assert int((runs[0].folder / "group").read_text()) != os.getpgrp()
     assert not runs[1].folder.exists()
     assert not any(line.startswith("[1]") for line in said)
     assert f"stopped by {number.name}" in said[-1]

@@ -42,14 +42,20 @@ def loop_parts(
         embed: Training embeddings, for recipes that settle an epoch by them.
 
     Raises:
-        InputError: ``training.sync_batch_norm`` with batch norms that cannot be synchronised.
+        InputError: ``training.sync_batch_norm`` with batch norms that cannot be synchronised, a number that the
+            optimiser refuses, or no number of epochs between evaluations.
     """
-    settings = configs.settings(config, "training")
+    settings, every = configs.settings(config, "training"), configs.settings(config, "evaluation").every
+    if every < 1:
+        raise InputError(f"evaluation.every={every}: expected a number of epochs, at least 1.")
     if settings.sync_batch_norm and fabric.world_size > 1:
         synchronise_batch_norms(method)
     groups = method.parameter_groups()  # type: ignore[operator]
     params = parameter_dicts(groups, [p for p in method.parameters() if p.requires_grad])
-    optimizer = configs.build(config, "optimizer", params=params)
+    try:
+        optimizer = configs.build(config, "optimizer", params=params)
+    except ValueError as error:  # torch's own words on a number out of range
+        raise InputError(f"optimizer: {error}.") from error
     rates = Rates(optimizer, groups, configs.build(config, "schedule"), settings.epochs, settings.warmup_epochs)
     wrapped, optimizer = fabric.setup(method, optimizer)
     return {
@@ -63,7 +69,7 @@ def loop_parts(
         "checkpoints": folder.checkpoints,
         "evaluate": watch,
         "select_by": selects,
-        "evaluate_every": configs.settings(config, "evaluation").every,
+        "evaluate_every": every,
         "embed": embed or _no_embeddings,
     }
 

@@ -12,7 +12,7 @@ mixup               1          1              0.2 (paper: 1)      0.2
 cutmix              0.2        1              1                   1 (ResNet-18: 0.2)
 manifoldmix         2          0.2            0.5                 0.2
 saliencymix, fmix   0.2        1              0.2                 1 (ResNet-18: 0.2)
-resizemix           1          1              1                   1 (ResNet-18: 0.2)
+resizemix (drawn)   1          1              1                   1 (ResNet-18: 0.2)
 puzzlemix           1          1              1                   1
 ==================  =========  =============  ==================  ==================
 """
@@ -195,7 +195,7 @@ class ResizeMix(ImageMixer):
     """ResizeMix (Qin et al., 2020): the whole partner, made small, in a box.
 
     Args:
-        alpha: Concentration, >= 0; 0 mixes nothing.
+        alpha: Concentration, >= 0; 0 mixes nothing. Any other number is the same with ``scale="uniform"``.
         scale: Side of the box: share, so that its area is 1 - lambda; uniform, the paper's U(0.1, 0.8), whatever lambda
             is; drawn, lambda itself read as the side, as in SAMix' comparison.
         shared_box: One box a batch, as in SAMix' comparison, instead of one an image.
@@ -275,7 +275,9 @@ class InterIntra(ImageMixer):
 
     def mix(self, inputs: Tensor, pairing: Pairing) -> MixedImages:
         """Return the mixtures."""
-        within = float(draw_ratio(self.intra_alpha, pairing.generator))
+        many = pairing.lam.shape if isinstance(pairing.lam, Tensor) else ()
+        drawn = draw_ratio(self.intra_alpha, pairing.generator, tuple(many))
+        within = drawn if many else float(drawn)
         return inter_intra(inputs, pairing.partner, pairing.lam, pairing.generator, pairing.labels, intra_lam=within)
 
 

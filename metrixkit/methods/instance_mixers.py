@@ -39,6 +39,8 @@ class Mixture:
         second_view: Which of the second.
         together: Whether mixtures pass the encoder in one batch with the clean images.
         gathered: Whether the targets of a joint softmax are those of all processes.
+        stage: Stage of the backbone at whose maps images are mixed by `lam`; `images` are then the whole ones, first
+            and partner by the rows above. None where they are mixtures already.
     """
 
     images: Tensor
@@ -50,6 +52,7 @@ class Mixture:
     second_view: View = "key"
     together: bool = False
     gathered: bool = False
+    stage: int | None = None
 
 
 class InstanceMixer:
@@ -226,8 +229,9 @@ class InstanceMixup(InstanceMixer):
     WBSIM (Chu et al., 2020) as reconstructed from its abstract: its own weights were not at hand.
 
     Args:
-        image: How two images become one: a name of the image mixers (mixup, cutmix, fmix, resizemix, ...). There are no
-            labels whose loss could tell what is salient: puzzlemix takes the model-free saliency of saliencymix.
+        image: How two images become one: a name of the image mixers (mixup, cutmix, fmix, resizemix, ...), or
+            manifoldmix: mixup of the images or of the maps of a stage, drawn for each step. There are no labels whose
+            loss could tell what is salient: puzzlemix takes the model-free saliency of saliencymix.
             (SAMix' comparison took the gradient of a cluster classifier, without code.)
         alpha: Concentration, > 0.
         view: Which views are targets.
@@ -235,9 +239,11 @@ class InstanceMixup(InstanceMixer):
             that were not mixed: the key view of i, the query view of j, as in the code of SAMix.
         clean_weight: Factor on the clean loss.
         weight: Factor on the mixed loss.
+        stages: Of manifoldmix, beside the images, 0 being the stem; null is 1 and 2, the first residual stages.
 
     Raises:
-        InputError: A number out of range or an unknown image mixer.
+        InputError: A number out of range or an unknown image mixer; stages, or the partner's key view, that it has no
+            use for.
     """
 
     hosts: ClassVar[tuple[str, ...]] = ("moco",)
@@ -250,10 +256,17 @@ class InstanceMixup(InstanceMixer):
         partner_view: View = "query",
         clean_weight: float = 1.0,
         weight: float = 1.0,
+        stages: list[int] | None = None,
     ) -> None:
         if image == "inter-intra":
             raise InputError("mixer.image='inter-intra' chooses by clusters of the images; set mixer=inter-intra.")
-        self.mixer = lookup(image, IMAGE_MIXERS, "image mixer")
+        inside = image == "manifoldmix"
+        if inside and partner_view == "key":
+            raise InputError("mixer.image='manifoldmix' mixes maps of one view; set mixer.partner_view=query.")
+        if stages is not None and not inside:
+            raise InputError(f"mixer.stages={stages} belongs to mixer.image=manifoldmix.")
+        self.stages = () if not inside else (1, 2) if stages is None else tuple(stages)
+        self.mixer = mixup if inside else lookup(image, IMAGE_MIXERS, "image mixer")
         self.salient = image == "puzzlemix"
         self.alpha, self.view, self.partner_view = alpha, view, partner_view
         self.clean_weight, self.weight = _weight("clean_weight", clean_weight), _weight("weight", weight)
@@ -269,10 +282,12 @@ class InstanceMixup(InstanceMixer):
             options = {"saliency": fine_grained_saliency(query), "partner_saliency": fine_grained_saliency(other)}
         mixed = self.mixer(query, other, float(draw_ratio(self.alpha, generator)), generator, **options)
         cross = self.view == "cross"
+        first: View = "key" if cross else "query"
         second: View = "key" if cross == (self.partner_view == "query") else "query"
-        return Mixture(
-            mixed.images, rows, partner, mixed.lam, "split", first_view="key" if cross else "query", second_view=second
-        )
+        choices = (None, *self.stages)
+        at = choices[int(torch.randint(len(choices), (), generator=generator))] if self.stages else None
+        images = mixed.images if at is None else query
+        return Mixture(images, rows, partner, mixed.lam, "split", first_view=first, second_view=second, stage=at)
 
 
 class InterIntra(InstanceMixer):

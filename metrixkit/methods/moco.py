@@ -118,7 +118,11 @@ class MoCo(nn.Module):
             return self.tower.query(view), None
         if mixture.together and wanted:
             return self.tower.query_together(view, mixture.images)
-        return self.tower.query(view) if wanted else None, self.tower.query(mixture.images)
+        clean = self.tower.query(view) if wanted else None
+        if mixture.stage is None:
+            return clean, self.tower.query(mixture.images)
+        parts = (mixture.first, mixture.second, mixture.lam, mixture.stage)
+        return clean, self.tower.query_maps(mixture.images, *parts)
 
     def _mixed(self, mixed: Tensor, mixture: Mixture, key: Tensor, other: list[Tensor], negatives: Tensor) -> Tensor:
         targets, first, second = key, mixture.first, mixture.second

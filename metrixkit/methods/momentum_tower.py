@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from metrixkit.distributed import gather, rank, world_size
 from metrixkit.errors import InputError
 from metrixkit.losses.unit import full_precision, unit_rows
+from metrixkit.mixing.images import manifoldmix
 from metrixkit.models.momentum import momentum_copy, update
 from metrixkit.models.projector import Projector
 from metrixkit.models.queue import Queue
@@ -65,6 +66,28 @@ class MomentumTower(nn.Module):
     def query(self, images: Tensor) -> Tensor:
         """Return (N, d) raw queries of (N, 3, H, W) images."""
         return self.projector(self.model(images))  # type: ignore[no-any-return]
+
+    def query_maps(self, images: Tensor, first: Tensor, second: Tensor, lam: Tensor, stage: int) -> Tensor:
+        """Return (M, d) raw queries of mixtures of the maps that a stage of the encoder makes of images.
+
+        Args:
+            images: (N, 3, H, W).
+            first: (M,) rows of which a mixture holds lam.
+            second: (M,) rows of which it holds the rest.
+            lam: (M,) in [0, 1].
+            stage: 0 is the stem.
+
+        Raises:
+            InputError: The model cannot be cut, or has no such stage.
+        """
+        if not hasattr(self.model, "features") or not hasattr(self.model, "head_from"):
+            raise InputError(
+                f"mixer.image=manifoldmix mixes maps, and {type(self.model).__name__} has no features(images, stage) "
+                "and head_from(stage); metrixkit.models.ImageEncoder has."
+            )
+        maps = self.model.features(images, stage)  # type: ignore[operator]
+        mixed = manifoldmix(maps[first], maps[second], lam).images
+        return self.projector(self.model.head_from(stage)(mixed))  # type: ignore[no-any-return, operator]
 
     def query_together(self, clean: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries of clean and of mixed images from one pass, whose batch norms see both kinds.

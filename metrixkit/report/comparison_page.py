@@ -13,7 +13,7 @@ from metrixkit.report.comparison_plot import CAPTION, TITLE, comparison_figure
 from metrixkit.report.drawing import png
 from metrixkit.report.markup import DRAWING, contents, document, picture, safe, section, table, write_text
 from metrixkit.report.meanings import GEOMETRY, TOGETHER, in_words
-from metrixkit.report.text import format_change, format_value, is_share
+from metrixkit.report.text import format_change, format_value, is_share, lower_is_better
 
 
 def comparison_page(comparison: Comparison, out_html: str | os.PathLike[str], command: str = "") -> Path:
@@ -63,7 +63,8 @@ def plain_sentence(comparison: Comparison) -> str:
     name = comparison.metrics[0]
     reference = comparison.rows[comparison.reference]
     able = [row for row in comparison.rows if name in row.metrics]
-    best = max(able, key=lambda row: row.metrics[name].mean)
+    leads = min if lower_is_better(name) else max
+    best = leads(able, key=lambda row: row.metrics[name].mean)
     value = format_value(name, best.metrics[name].mean)
     if len(able) == 1:
         return f"{best.label}: {name} is {value}{_over(best)}."
@@ -74,7 +75,7 @@ def plain_sentence(comparison: Comparison) -> str:
     lead = f"The reference, {reference.label}, is the best row: {name} {value}{_over(best)}"
     if best is not reference or not others:
         return f"The best row, {best.label}, has a {name} of {value}{_over(best)}."
-    second = max(others, key=lambda row: row.metrics[name].mean)
+    second = leads(others, key=lambda row: row.metrics[name].mean)
     return f"{lead}; next is {second.label}, {_gap(name, second, reference)} it{_sure(name, second)}."
 
 

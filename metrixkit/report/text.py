@@ -24,6 +24,14 @@ def is_share(name: str) -> bool:
     return not any(part.startswith(PLAIN) for part in name.split("/"))
 
 
+def lower_is_better(name: str) -> bool | None:
+    """Return whether a smaller value of a metric is the better one; None where neither is (alignment, utilization)."""
+    last = name.split("/")[-1]
+    if last.startswith(("utilization", "alignment", "uniformity")):
+        return None
+    return last.startswith(("nll", "ece", "mae")) or last.endswith(("mean_rank", "median_rank"))
+
+
 def format_value(name: str, value: float) -> str:
     """Return "63.2 %" for a share, three decimals for utilization, uniformity, alignment, losses, one for ranks."""
     if is_share(name):

@@ -19,6 +19,7 @@ from metrixkit.training import checkpoint
 from metrixkit.training.checkpoint import Progress
 from metrixkit.training.log import RunLog
 from metrixkit.training.optim import Rates
+from metrixkit.training.running_statistics import average_running_statistics
 from metrixkit.training.settings import TrainingSettings
 from metrixkit.training.signals import Stopped, StopSignal
 
@@ -114,20 +115,25 @@ class Trainer:
         self.sampler.load_state_dict({"epoch": epoch, "position": progress.position})
         module.train()
         started = time.perf_counter()
+        every, accumulate, wanted = self.settings.checkpoint_every, self.settings.accumulate, False
         with self.log.progress(steps, progress.position, f"epoch {epoch + 1}/{self.settings.epochs}") as bar:
             for batch in self.loader:
                 value = self.step(batch, progress, steps)
                 bar.update()
                 bar.set_postfix(loss=f"{value:.4g}")
-                wanted = self.settings.checkpoint_every and progress.step % self.settings.checkpoint_every == 0
+                wanted = wanted or (every is not None and progress.step % every == 0)
+                if progress.position % accumulate and progress.position < steps:
+                    continue  # gradients are held that no checkpoint keeps
                 stopping = stop.agreed(self.fabric.device)
                 if stopping or wanted:
+                    wanted = False
                     now = time.perf_counter()
                     progress.seconds, started = progress.seconds + now - started, now
                     self.save(progress)
                 if stopping:
                     self.log.say(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
                     raise Stopped(143)
+        average_running_statistics(module)
         progress.seconds += time.perf_counter() - started
         mean = progress.loss_sum / max(steps, 1)
         progress.epoch, progress.position, progress.loss_sum = epoch + 1, 0, 0.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from metrixkit.errors import InputError
+
 
 @dataclass
 class TrainingSettings:
@@ -15,7 +17,8 @@ class TrainingSettings:
         warmup_epochs: First epochs in which only the head and the proxies move (the others at rate zero).
         clip_value: Limit on each gradient entry, or null.
         clip_norm: Limit on the norm of the whole gradient, or null.
-        precision: ``32`` or ``bf16`` (autocast; losses and evaluation stay in float32).
+        precision: ``32`` or ``bf16`` (autocast). Losses, distances and ranks stay in float32 or more. The run's own
+            evaluations embed in this precision, ``python -m metrixkit.evaluate`` in float32: the last digits differ.
         devices: Number of processes on this machine, or ``auto`` for all accelerators (one on a processor). Under
             torchrun its environment decides.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
@@ -43,3 +46,21 @@ class TrainingSettings:
     compile: bool = False
     tensorboard: bool = True
     log_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what no loop can do.
+
+        Raises:
+            InputError: A number out of range.
+        """
+        least = {"epochs": 0, "warmup_epochs": 0, "accumulate": 1, "checkpoint_every": 1, "log_every": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise InputError(f"training.{name}={value}: expected a whole number of at least {bound}.")
+        for name in ("clip_value", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"training.{name}={value}: expected a number above 0, or null for no limit.")
+        if self.devices != "auto" and not (str(self.devices).isdecimal() and int(self.devices) > 0):
+            raise InputError(f"training.devices={self.devices}: expected a number of processes, or auto.")

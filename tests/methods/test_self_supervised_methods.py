@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toy_tower import Toy, batch, toy
+from toy_tower import Toy, batch, toy, views
 
 from metrixkit.errors import InputError
 from metrixkit.methods import BYOL, CLIM, MIXERS, MoCo, SimCLR, SwAV
@@ -25,6 +25,7 @@ from metrixkit.methods.instance_mixers import (
 )
 from metrixkit.mixing import draw_partners, draw_ratio
 from metrixkit.mixing.images import fine_grained_saliency, puzzlemix
+from metrixkit.models import ImageEncoder
 from metrixkit.seam import Batch, Method
 
 ITEMS = 24
@@ -298,6 +299,34 @@ def test_puzzlemix_without_labels_takes_the_model_free_saliency() -> None:
     assert torch.equal(mixture.lam, wanted.lam)
 
 
+def test_manifoldmix_mixes_the_maps_of_a_drawn_stage() -> None:
+    torch.manual_seed(0)
+    model = ImageEncoder("small", pooling="avg", dim=None, normalize=False, image_size=16)
+    method = MoCo(model, InstanceMixup("manifoldmix", clean_weight=0.0), dim=4, queue_size=16, groups=1)
+    data = Batch(ids=["x"] * 4, views=views(4, side=16))
+    stages = set()
+    for _ in range(16):
+        before = copy.deepcopy(method)
+        q_view = data.views[0].float() / 255
+        drawn = before.mixer.mix(q_view, q_view, before.generator)
+        stages.add(drawn.stage)
+        if drawn.stage is not None:
+            assert torch.equal(drawn.images, q_view)
+            tower = before.tower
+            maps = tower.model.features(q_view, drawn.stage)
+            lam = drawn.lam.float()[:, None, None, None]
+            mixed = lam * maps + (1 - lam) * maps[drawn.second]
+            wanted = tower.projector(tower.model.head_from(drawn.stage)(mixed))
+            parts = (drawn.first, drawn.second, drawn.lam, drawn.stage)
+            torch.testing.assert_close(copy.deepcopy(method).tower.query_maps(q_view, *parts), wanted)
+        output = method(data)
+        assert torch.isfinite(output.losses["mixed"])
+    assert stages == {None, 1, 2}
+    rows = torch.arange(8)
+    with pytest.raises(InputError, match="ImageEncoder"):
+        HOSTS["moco"]().tower.query_maps(batch().views[0].float() / 255, rows, rows.flip(0), torch.full((8,), 0.5), 1)
+
+
 def test_mochi_waits_and_then_is_harder() -> None:
     plain, waiting = HOSTS["moco"](), HOSTS["moco"](MoCHi(8, 6, 3, warmup_epochs=2))
     assert step(plain, batch()) == step(waiting, batch())
@@ -508,6 +537,8 @@ def test_byol_follows_after_the_step_by_a_rising_share() -> None:
         (lambda: InstanceMixup(image="mixupp"), "mixup"),
         (lambda: InstanceMixup(image="inter-intra"), "mixer=inter-intra"),
         (lambda: InterIntra(intra_alpha=0.0), "alpha"),
+        (lambda: InstanceMixup(image="manifoldmix", partner_view="key"), "partner_view=query"),
+        (lambda: InstanceMixup(stages=[1]), "manifoldmix"),
         (lambda: HOSTS["moco"](InterIntra(clusters=3)), "mixer.clusters=3 of at least mixer.least=20"),
         (lambda: MoCo(toy(), InterIntra(), dim=4, queue_size=16, groups=1), "count"),
         (lambda: HOSTS["simclr"](InterIntra()), "simclr"),

@@ -7,9 +7,12 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -20,6 +23,7 @@ from metrixkit.training.checkpoint import Progress
 from metrixkit.training.log import RunLog
 from metrixkit.training.loop import Diverged, Trainer
 from metrixkit.training.optim import Rates, adam, parameter_dicts
+from metrixkit.training.running_statistics import average_running_statistics
 from metrixkit.training.schedule import Constant
 from metrixkit.training.settings import TrainingSettings
 from metrixkit.training.signals import Stopped
@@ -126,16 +130,18 @@ def test_the_toy_fulfils_the_seam() -> None:
     assert isinstance(Toy(), Method)
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 5, 6, 11, 14])
-def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int) -> None:
-    whole, method = trainer(tmp_path / "whole")
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("killed_at", [1, 4, 5, 6, 7, 11, 14])
+def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int, accumulate: int) -> None:
+    more: dict[str, Any] = {"accumulate": accumulate, "accumulate_coupled": True}
+    whole, method = trainer(tmp_path / "whole", **more)
     whole.run(Progress())
     whole.log.close()
 
     class Killed(Exception):
         pass
 
-    first, _ = trainer(tmp_path / "cut", checkpoint_every=2)
+    first, _ = trainer(tmp_path / "cut", checkpoint_every=2, **more)
     genuine = first.step
 
     def dies(batch: Batch, progress: Progress, steps: int) -> float:
@@ -149,7 +155,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int) -> None:
     first.log.close()
     last = tmp_path / "cut/checkpoints/last.pt"
     keep = torch.load(last, weights_only=True)["progress"]["log_size"]
-    second, resumed = trainer(tmp_path / "cut", checkpoint_every=2, keep=keep)
+    second, resumed = trainer(tmp_path / "cut", checkpoint_every=2, keep=keep, **more)
     torch.manual_seed(99)  # a resumed process starts with another generator state
     progress = checkpoint.load(last, resumed, second.optimizer, torch.device("cpu"))
     assert progress.step <= killed_at
@@ -159,6 +165,49 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int) -> None:
     assert equal(weights(method), weights(resumed))
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("epochs", -1, "at least 0"),
+        ("log_every", 0, "at least 1"),
+        ("accumulate", 0, "at least 1"),
+        ("checkpoint_every", 0, "at least 1"),
+        ("clip_norm", 0.0, "above 0"),
+        ("devices", "two", "or auto"),
+        ("devices", 0, "or auto"),
+        ("devices", -1, "or auto"),
+    ],
+)
+def test_numbers_that_no_loop_can_take(name: str, value: Any, words: str) -> None:
+    with pytest.raises(InputError, match=rf"training\.{name}={value}.*{words}"):
+        TrainingSettings(**{name: value})
+
+
+def averaged(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    module = nn.ModuleDict({"live": nn.BatchNorm1d(3), "frozen": nn.BatchNorm1d(3).eval()})
+    for norm in module.values():
+        norm.running_mean.copy_(torch.randn(3))  # type: ignore[union-attr, operator]
+    module["queue"] = nn.Module()
+    module["queue"].register_buffer("rows", torch.randn(2))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    average_running_statistics(module)
+    torch.save((before, module.state_dict()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.ddp
+def test_processes_are_judged_as_one_network(tmp_path: Path) -> None:
+    mp.spawn(averaged, args=(str(tmp_path),), nprocs=2)
+    (own, after), (other, again) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    live = "live.running_mean"
+    assert torch.equal(after[live], again[live])
+    torch.testing.assert_close(after[live], (own[live] + other[live]) / 2)
+    for before, now in ((own, after), (other, again)):
+        assert all(torch.equal(now[name], before[name]) for name in before if not name.startswith("live."))
 
 
 def test_different_seeds_differ(tmp_path: Path) -> None:

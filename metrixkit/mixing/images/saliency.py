@@ -33,8 +33,8 @@ def fine_grained_saliency(images: Tensor) -> Tensor:
     images = images if images.dtype == torch.float64 else images.float()
     channels, height, width = images.shape[1:]
     weights = BRIGHTNESS if channels == 3 else (1 / channels,) * channels
-    grey = torch.einsum("bchw,c->bhw", images, images.new_tensor(weights))
     with torch.autocast(images.device.type, enabled=False):
+        grey = torch.einsum("bchw,c->bhw", images, images.new_tensor(weights))
         smooth = _smoothing(height, grey) @ grey @ _smoothing(width, grey).T
         brighter, darker = torch.zeros_like(smooth), torch.zeros_like(smooth)
         for radius in RADII:

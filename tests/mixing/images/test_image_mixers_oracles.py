@@ -281,3 +281,12 @@ def test_boxes_never_leave_the_image():
         assert (edges >= 0).all()
         assert (edges[:, :2] <= edges[:, 2:]).all()
         assert (edges[:, 2:] <= torch.tensor(size)).all()
+
+
+def test_saliency_is_wide_under_autocast() -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = fine_grained_saliency(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = fine_grained_saliency(images)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)

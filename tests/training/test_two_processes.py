@@ -28,13 +28,14 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def train(repository: Path, start: list[str], *settings: str) -> None:
+def train(repository: Path, start: list[str], *settings: str, status: int = 0) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *start, "-m", "metrixkit.train", "configs/glyphs_metrix.yaml", *SETTINGS, *settings]
     done = subprocess.run(
         command, cwd=repository, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stderr
 
 
 @pytest.mark.ddp
@@ -46,6 +47,9 @@ def test_two_processes_equal_one(repository: Path, tmp_path: Path, loss: str) ->
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     train(repository, torchrun, *extra, "--run-dir", str(tmp_path / "torchrun"))
     train(repository, [], *extra, "training.devices=2", "--run-dir", str(tmp_path / "devices"))
+    # A finished folder is refused once, in a line, and no process is left waiting.
+    said = train(repository, [], *extra, "training.devices=2", "--run-dir", str(tmp_path / "devices"), status=2)
+    assert "Traceback" not in said
     one = load_file(tmp_path / "one/model/model.safetensors")
     for name in ("torchrun", "devices"):
         two = load_file(tmp_path / name / "model/model.safetensors")

@@ -19,6 +19,7 @@ classification run, top-1 and top-5 of its classifier beside the retrieval.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 
@@ -101,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
             # Before the work and not after it.
             try:
                 Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+                if Path(options.out).is_dir():
+                    raise IsADirectoryError(errno.EISDIR, "it is a folder")
             except OSError as error:
                 raise InputError(f"--out {options.out}: {error.strerror}; name a file that can be written.") from error
         if paired and (options.verify or options.index or options.factory):

@@ -14,7 +14,7 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
-from metrixkit.training.run import FREE_ON_RESUME, RunFolder
+from metrixkit.training.run import FREE_ON_RESUME, RunFolder, loaded_alike
 
 # A run is the same run with another seed, on another machine, or with other housekeeping.
 APART = ("seed", "data.root", *FREE_ON_RESUME)
@@ -27,7 +27,7 @@ class Record:
 
     Attributes:
         folder: Where it lies.
-        config: Its settings, less those that do not tell methods apart (seed, data.root, loader, logging).
+        config: Its settings, less those that do not tell methods apart (seed, data.root, workers, logging).
         seed: Its seed.
         results: What ``results.json`` holds.
         distance: Similarity it was evaluated with.
@@ -106,6 +106,7 @@ def read_record(folder: Path) -> Record | str:
     with contextlib.suppress(InputError):
         config = configs.resolve(config)
     distance = (config.get("evaluation") or {}).get("distance", "cosine")
+    config = loaded_alike(config)
     return Record(folder, without(config, APART), int(config.get("seed", 0)), results, distance)
 
 

@@ -113,6 +113,7 @@ class Group:
         weight_decay: None takes the optimiser's.
         schedule: Factor on the rate as a function of (fractional epoch, epochs); None takes the run's.
         warm: Whether the group trains during warm-up; the others stand still (rate zero) until it is over.
+        freeze_epochs: First epochs in which the group stands still whatever else holds.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Group:
     weight_decay: float | None = None
     schedule: Callable[[float, int], float] | None = None
     warm: bool = False
+    freeze_epochs: float = 0.0
 
 
 @dataclass

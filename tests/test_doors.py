@@ -341,7 +341,7 @@ def test_singletons_and_other_hopeless_data(
             ["--embeddings", "e.npy", "--table", "t.csv", "--label", "lable"],
             ["no column 'lable'", "Did you mean 'label'", "--label"],
         ),
-        (["--embeddings", "e.npy", "--table", "t.csv", "--split", "val"], ["no row of the table is of split 'val'"]),
+        (["--embeddings", "e.npy", "--table", "t.csv", "--split", "val"], ["no row of the table is of split 'validation'"]),
         (["--embeddings", "nan.npy", "--table", "t.csv"], ["row 2", "x2"]),
         ([], ["which model?"]),
         (["nowhere/at-all"], ["nowhere/at-all"]),
@@ -371,6 +371,21 @@ def test_evaluate_refuses_what_does_not_fit(
     assert "Traceback" not in message
     for word in expected:
         assert word in message
+
+
+def test_evaluate_takes_the_test_rows_of_a_table(tmp_path: Path) -> None:
+    from metrixkit.judging.labelled import choose, read_rows
+
+    vectors = np.eye(4)[[0, 1, 0, 2, 3, 3]]
+    for words, count in ((["train", "train", "Test", "test", "test", "test"], 4), (["test"] * 6, 6), ([""] * 6, 6)):
+        pd.DataFrame({"label": list("ababcc"), "split": words}).to_csv(tmp_path / "t.csv", index=False)
+        items = read_rows(tmp_path / "t.csv", "label", 6)
+        queries, gallery, _ = choose(items, vectors, None)
+        assert (len(queries.ids), gallery) == (count, None)
+    pd.DataFrame({"label": list("ababcc"), "split": ["Query"] * 3 + ["Gallery"] * 3}).to_csv(tmp_path / "t.csv")
+    queries, gallery, _ = choose(read_rows(tmp_path / "t.csv", "label", 6), vectors, None)
+    assert gallery is not None
+    assert (len(queries.ids), len(gallery.ids)) == (3, 3)
 
 
 def test_evaluate_finds_queries_and_gallery_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

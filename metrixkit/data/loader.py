@@ -89,8 +89,10 @@ def eval_loader(
         decode: From the path column to (3, H, W) uint8.
 
     Raises:
-        InputError: No items; while iterating, an image that cannot be decoded.
+        InputError: No items, or no images in a batch; while iterating, an image that cannot be decoded.
     """
+    if batch_size < 1:
+        raise InputError(f"batches of {batch_size} images: expected at least 1 (evaluation.batch_size, --batch-size).")
     dataset = ImageItems(items, transform, classes=classes, decode=decode)
     return batches_of(dataset, collate, batch_size, workers, pin_memory)
 

@@ -131,6 +131,7 @@ def _text(path: Path, separator: str) -> pd.DataFrame:
 
 def _json_lines(path: Path) -> pd.DataFrame:
     rows: list[Mapping[str, str]] = []
+    number = 0
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
@@ -144,7 +145,7 @@ def _json_lines(path: Path) -> pd.DataFrame:
                     )
                 rows.append({key: _cell(value) for key, value in entry.items()})
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}, line {number}: not JSON ({error}).") from error
+        raise InputError(f"{path}, line {max(number, 1)}: not JSON in UTF-8 ({error}).") from error
     return _frame(rows, dict.fromkeys(key for row in rows for key in row), path)
 
 

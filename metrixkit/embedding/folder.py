@@ -12,12 +12,12 @@ import pandas as pd
 from metrixkit import config as configs
 from metrixkit.config import build
 from metrixkit.data.loader import default_workers
+from metrixkit.data.sets.images import SUFFIXES, image_files
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
 from metrixkit.inference import default_device, embed_items
 from metrixkit.training.run import write_json
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 COLUMNS = ("id", "path", "label", "split")
 GROUP = 16_384  # rows of a parquet row group: what a reader holds at a time
 
@@ -148,7 +148,7 @@ def list_images(source: Sequence[str]) -> pd.DataFrame:
     for text in source:
         root = Path(text)
         if root.is_dir():
-            found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            found = sorted(image_files(root))
             rows += [(path.relative_to(root).as_posix(), str(path), path.parent.name, "test") for path in found]
         elif root.is_file():
             rows.append((root.name, str(root), root.parent.name, "test"))

@@ -13,7 +13,7 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
-from metrixkit.data.tables import column, read_table
+from metrixkit.data.tables import SPLIT_WORDS, column, read_table
 from metrixkit.embedding.images import load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
@@ -95,6 +95,7 @@ def model(
         configs.settings(config, "evaluation"),
         workers=default_workers() if loader.workers is None else loader.workers,
         decode=make_decode(config, embedder.encoder.image_size),
+        selecting=False,
     )
     dropped = f"; {manifest.dropped} listed images dropped" if manifest.dropped else ""
     said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}{dropped}"]
@@ -132,7 +133,7 @@ def embeddings(
         table: CSV, TSV, parquet or JSON lines of N rows; everything in it is text.
         label: Its label column.
         split: Only rows of this split query; None evaluates ``query`` against ``gallery`` where both are there, else
-            all rows among themselves.
+            the rows of ``test`` where there are such, else all rows among themselves.
         overrides: ``evaluation.key=value``.
         extras: What to add.
 
@@ -197,11 +198,16 @@ def read_rows(path: Path, label: str, count: int, group_by: str | None = None) -
     if len(table) != count:
         raise InputError(f"{path} has {len(table)} rows, but there are {count} embeddings: row i must tell of row i.")
     ids = table["id"].tolist() if "id" in table else [str(i) for i in range(count)]
-    splits = table["split"].tolist() if "split" in table else [""] * count
+    splits = [_split(cell) for cell in table["split"]] if "split" in table else [""] * count
     items = pd.DataFrame({"id": ids, "label": labels, "split": splits})
     if group_by is not None and group_by not in items:
         items[group_by] = column(table, group_by, path, "--group-by")
     return items
+
+
+def _split(word: str) -> str:
+    """Return a split's name as data sets have it ("Val" is "validation"); others stand as they are."""
+    return SPLIT_WORDS.get(word.strip().lower(), word)
 
 
 def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple[Embedded, Embedded | None, list[str]]:
@@ -218,9 +224,12 @@ def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple
             raise InputError(f"no row of the table is of split {name!r}; its splits: {known}.")
         return Embedded(items.iloc[rows].reset_index(drop=True), vectors[rows])
 
-    if (split is None or split == "query") and {"query", "gallery"} <= set(items["split"]):
+    split, there = split if split is None else _split(split), set(items["split"])
+    if (split is None or split == "query") and {"query", "gallery"} <= there:
         queries, gallery = of("query"), of("gallery")
         return queries, gallery, [f"{len(queries.ids)} queries against a gallery of {len(gallery.ids)}"]
+    if split is None and "test" in there and len(there) > 1:
+        split = "test"  # training items beside them are no part of what is asked
     if split is not None:
         queries = of(split)
         return queries, None, [f"{len(queries.ids)} rows of split {split!r}, each against the others"]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from metrixkit._faiss import load_faiss
 from metrixkit.distributed import world_size
 from metrixkit.errors import InputError
 from metrixkit.losses import clim_loss, info_nce
@@ -95,6 +96,14 @@ class CLIM(nn.Module):
         ):
             if value < least:
                 raise InputError(f"method.{name}={value}: expected {least} or more.")
+        # Said now, and not after the epochs of warm-up.
+        if rule == "centre-wise" and positives > neighbours:
+            raise InputError(
+                f"method.positives={positives} is more than method.neighbours={neighbours}: pools are chosen from the "
+                "nearest images and could never be filled. Raise neighbours (the paper's are 40) or lower positives."
+            )
+        if rule != "random":
+            load_faiss()
         self.tower = MomentumTower(model, dim, hidden, queue_size, momentum, groups, seed)
         self.rule, self.neighbours, self.positives, self.fallback = rule, neighbours, positives, fallback
         self.clusters = max(count // 128, 1) if clusters is None else clusters

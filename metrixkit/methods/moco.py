@@ -60,6 +60,12 @@ class MoCo(nn.Module):
         super().__init__()
         self.mixer = check_host(mixer, "moco")
         self.tower = MomentumTower(model, dim, hidden, queue_size, momentum, groups, seed)
+        hardest = getattr(self.mixer, "hardest", 0)
+        if hardest > queue_size:
+            raise InputError(
+                f"mixer.hardest={hardest} negatives of a queue of method.queue_size={queue_size}: take fewer, or a "
+                "longer queue."
+            )
         self.memory: ClusterMemory | None = None
         if self.mixer.clusters is not None:
             if count is None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metrixkit.distributed import gather
+from metrixkit.distributed import gather, rank, world_size
 from metrixkit.errors import InputError
 from metrixkit.losses.pairs import positive_number
 from metrixkit.losses.swav import sinkhorn, swav_loss
@@ -107,7 +107,7 @@ class SwAV(nn.Module):
         total = self.mixer.clean_weight * losses["clean"]
         mixture = self.mixer.mix(views[0], views[1], self.generator)
         if mixture is not None:
-            losses["mixed"] = self._mixed(mixture, z2)
+            losses["mixed"] = self._mixed(mixture, z2, past)
             total = total + self.mixer.weight * losses["mixed"]
         for queue, rows in zip(self.queues, (z1, z2), strict=False):
             queue.push(gather(unit_rows(full_precision(rows.detach()))))  # type: ignore[operator]
@@ -117,9 +117,14 @@ class SwAV(nn.Module):
 
         return Output({"total": total, **losses}, logs)
 
-    def _mixed(self, mixture: Mixture, z2: Tensor) -> Tensor:
-        """Return the cross-entropy of mixtures with the codes that their parents' second views get, by lambda."""
-        codes = sinkhorn(self._scores(z2.detach()).detach(), self.epsilon, self.iterations)
+    def _mixed(self, mixture: Mixture, z2: Tensor, past: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the cross-entropy of mixtures with the codes that their parents' second views get, by lambda: those
+        of the clean loss, shared out beside the same past embeddings.
+        """
+        scores = self._scores(z2.detach()).detach()
+        if past is not None:
+            scores = torch.cat([scores, self._scores(past[1]).detach()])
+        codes = sinkhorn(scores, self.epsilon, self.iterations)[: len(z2)]
         share = mixture.lam.to(codes).unsqueeze(1)
         target = share * codes[mixture.first] + (1 - share) * codes[mixture.second]
         predicted = (self._scores(self._embed(mixture.images)) / self.temperature).log_softmax(1)
@@ -128,7 +133,9 @@ class SwAV(nn.Module):
     def _past(self) -> tuple[Tensor, Tensor] | None:
         if not self.queues or self.epoch < self.queue_epoch:
             return None
-        first, second = (queue.negatives() for queue in self.queues)  # type: ignore[operator]
+        # Queues are alike in all processes, and codes are shared out over the rows of all: each brings its part.
+        own = slice(rank(), None, world_size())
+        first, second = (queue.negatives()[own] for queue in self.queues)  # type: ignore[operator]
         return first, second
 
     def _embed(self, images: Tensor) -> Tensor:
@@ -147,11 +154,8 @@ class SwAV(nn.Module):
         return [
             *backbone,
             Group("projector", list(self.projector.parameters())),
-            Group("prototypes", list(self.prototypes.parameters()), schedule=self._prototype_rate),
+            Group("prototypes", list(self.prototypes.parameters()), freeze_epochs=self.freeze_epochs),
         ]
-
-    def _prototype_rate(self, epoch: float, epochs: int) -> float:
-        return 0.0 if epoch < self.freeze_epochs else 1.0
 
     def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> EpochPlan:
         """Note the epoch, for the queues."""

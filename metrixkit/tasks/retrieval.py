@@ -135,6 +135,7 @@ class Retrieval:
         workers: Processes that decode.
         decode: How images are read.
         autocast: Context of the forward calls.
+        selecting: Whether an epoch will be selected by these settings, so that ``select_by`` must be among them.
     """
 
     settings_type: ClassVar[type] = EvaluationSettings
@@ -145,16 +146,17 @@ class Retrieval:
     workers: int = 0
     decode: Callable[[Any], Tensor] = decode_file
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    selecting: bool = True
 
     def __post_init__(self) -> None:
         offered = [f"recall@{k}" for k in self.settings.recall_at] + self.settings.metrics
-        if self.settings.select_by not in offered:
+        if self.selecting and self.settings.select_by not in offered:
             raise InputError(
                 f"evaluation.select_by={self.settings.select_by!r} is not "
                 f"computed.{did_you_mean(self.settings.select_by, offered)} "
                 "Add it to evaluation.recall_at or evaluation.metrics."
             )
-        if self.settings.select_by in LOWER_IS_BETTER:
+        if self.selecting and self.settings.select_by in LOWER_IS_BETTER:
             raise InputError(
                 f"evaluation.select_by={self.settings.select_by!r} is better when lower, and the highest is kept: "
                 "select by mrr instead."

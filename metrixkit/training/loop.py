@@ -129,6 +129,7 @@ class Trainer:
                     wanted = False
                     now = time.perf_counter()
                     progress.seconds, started = progress.seconds + now - started, now
+                    average_running_statistics(module)
                     self.save(progress)
                 if stopping:
                     self.log.say(f"stopped by SIGTERM after step {progress.step}; continue with --resume")

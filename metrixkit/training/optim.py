@@ -99,7 +99,7 @@ class Rates:
         rates = {}
         for entry, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             factor = (group.schedule or self.schedule)(epoch, self.epochs)
-            waits = epoch < self.warmup_epochs and not group.warm
+            waits = epoch < group.freeze_epochs or (epoch < self.warmup_epochs and not group.warm)
             entry["lr"] = 0.0 if waits else self.base * group.lr_scale * factor
             rates[group.name] = entry["lr"]
         return rates

@@ -18,7 +18,7 @@ from metrixkit.errors import InputError
 
 # May differ between a run and its continuation: they change neither the numbers nor their order.
 FREE_ON_RESUME = (
-    "loader.",
+    "loader.workers",
     "frames.cache",
     "training.tensorboard",
     "training.log_every",
@@ -112,12 +112,24 @@ class RunFolder:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return what two resolved configs say differently, ``key: old -> new``; what may differ on resume is left out."""
-    old, new = flatten(before), flatten(now)
+    old, new = flatten(loaded_alike(before)), flatten(loaded_alike(now))
     return "; ".join(
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(FREE_ON_RESUME)
     )
+
+
+def loaded_alike(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config in which the image cache is a fact and no place: copies in it have other pixels than the files,
+    wherever it lies.
+    """
+    loader = config.get("loader")
+    if not isinstance(loader, Mapping):
+        return dict(config)
+    cached = loader.get("cache") is not None
+    short = loader.get("cache_short_side") if cached else None
+    return {**config, "loader": {**loader, "cache": cached, "cache_short_side": short}}
 
 
 def flatten(config: Any, path: str = "") -> dict[str, Any]:

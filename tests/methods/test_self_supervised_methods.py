@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toy_tower import Toy, batch, toy, views
 
 from metrixkit.errors import InputError
+from metrixkit.losses import sinkhorn
 from metrixkit.methods import BYOL, CLIM, MIXERS, MoCo, SimCLR, SwAV
 from metrixkit.methods.instance_mixers import (
     IMix,
@@ -27,6 +28,8 @@ from metrixkit.mixing import draw_partners, draw_ratio
 from metrixkit.mixing.images import fine_grained_saliency, puzzlemix
 from metrixkit.models import ImageEncoder
 from metrixkit.seam import Batch, Method
+from metrixkit.training.optim import Rates
+from metrixkit.training.schedule import Cosine
 
 ITEMS = 24
 
@@ -491,14 +494,51 @@ def test_clim_at_two_resolutions(reduction: Any) -> None:
 
 def test_swav_waits_with_its_prototypes_and_queues() -> None:
     method = HOSTS["swav"](queue_size=8, queue_epoch=1, small_views=1)
-    rates = {group.name: group.schedule for group in method.parameter_groups()}
-    assert rates["prototypes"](0.9, 10) == 0.0
+    groups = method.parameter_groups()
+    optimizer = torch.optim.SGD([{"params": group.params} for group in groups], lr=0.6)
+    rates = Rates(optimizer, groups, Cosine(warmup_epochs=2), 10)
+    # Nothing in the first epoch, and then the rate of everything else.
+    for epoch, share in ((0.9, 0.0), (1.0, 0.5), (2.0, 1.0), (6.0, 0.5), (10.0, 0.0)):
+        told = rates.set(epoch)
+        assert told["prototypes"] == pytest.approx(0.6 * share)
+        assert told["projector"] == pytest.approx(0.27 if epoch == 0.9 else 0.6 * share)
     step(method, batch(number=3))
     assert int(method.queues[0].pointer) == 0
     assert method._past() is None
     method.before_epoch(1, lambda: torch.zeros(0))
     assert method._past() is not None
     step(method, batch(number=3))
+
+
+def test_the_mixed_loss_of_swav_shares_out_codes_beside_the_queue() -> None:
+    method = HOSTS["swav"](UnMix(cutmix_probability=0.0), queue_size=32, queue_epoch=0)
+    data = batch()
+    _, z2 = method._embed(torch.cat([view.float() / 255 for view in data.views])).chunk(2)
+    rows = torch.arange(8)
+    whole = Mixture(data.views[0].float() / 255, rows, rows.flip(0), torch.ones(8), "split")
+    past = method._past()
+    assert past is not None
+    mixed = method._mixed(whole, z2, past)
+    # With lambda 1 a mixture is view 1: the half of the clean loss in which view 1 predicts the codes of view 2.
+    scores = torch.cat([method._scores(z2), method._scores(past[1])]).detach()
+    codes = sinkhorn(scores, method.epsilon, method.iterations)[:8]
+    again = method._scores(method._embed(whole.images)) / method.temperature
+    torch.testing.assert_close(mixed, -(codes * again.log_softmax(1)).sum(1).mean())
+    assert not torch.allclose(mixed, method._mixed(whole, z2, None))
+
+
+def test_each_process_brings_its_part_of_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queues are alike everywhere, and codes are shared out over the rows of all processes."""
+    method = HOSTS["swav"](queue_size=9, queue_epoch=0)
+    whole = method._past()
+    parts = []
+    for number in range(2):
+        monkeypatch.setattr("metrixkit.methods.swav.rank", lambda number=number: number)
+        monkeypatch.setattr("metrixkit.methods.swav.world_size", lambda: 2)
+        parts.append(method._past())
+    for side in range(2):
+        both = torch.cat([part[side] for part in parts])
+        assert sorted(both.tolist()) == sorted(whole[side].tolist())
 
 
 def test_byol_follows_after_the_step_by_a_rising_share() -> None:
@@ -529,6 +569,8 @@ def test_byol_follows_after_the_step_by_a_rising_share() -> None:
         (lambda: HOSTS["simclr"](MoCHi()), "simclr"),
         (lambda: clim(count=2), "fewer"),
         (lambda: clim(refresh=0), "refresh"),
+        (lambda: clim(positives=5, neighbours=4), "method.positives=5 is more than method.neighbours=4"),
+        (lambda: HOSTS["moco"](MoCHi(hardest=17)), "method.queue_size=16"),
         (lambda: clim(alpha=0.0), "alpha"),
         (lambda: HOSTS["moco"](momentum=1.5), "momentum"),
         (lambda: MixCo(temperature=0.0), "temperature"),

@@ -9,7 +9,7 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
-from metrixkit.training.run import RunFolder
+from metrixkit.training.run import RunFolder, differences
 
 
 @pytest.fixture
@@ -42,3 +42,14 @@ def test_settings_that_are_no_more_are_named(tmp_path: Path, config: dict) -> No
     run = unfinished(tmp_path, {**config, "model": {**config["model"], "colour": "blue"}})
     with pytest.raises(InputError, match="model.colour: 'blue' -> None"):
         run.open(config, True, configs.resolve)
+
+
+def test_the_image_cache_counts_and_its_place_does_not() -> None:
+    """Copies in it have other pixels than the files."""
+    plain = {"loader": {"workers": 2, "cache": None, "cache_short_side": None}}
+    here = {"loader": {"workers": 0, "cache": "a", "cache_short_side": 128}}
+    there = {"loader": {"workers": 4, "cache": "b", "cache_short_side": 128}}
+    assert "loader.cache" in differences(plain, here)
+    assert differences(here, there) == ""
+    assert differences(plain, {"loader": {"workers": 0, "cache": None, "cache_short_side": 64}}) == ""
+    assert "short_side" in differences(here, {"loader": {"workers": 0, "cache": "a", "cache_short_side": 64}})

@@ -116,7 +116,7 @@ class Images:
         where = f"images below {root}"
         if not root.is_dir():
             raise InputError(f"images: data.root={self.root} is not a folder (looked at {root.absolute()}).")
-        found = _walk(root)
+        found = image_files(root)
         below = [path.relative_to(root).parts for path in found]
         # Folders without an image in them (notes, annotations) say nothing of how images are sorted.
         top = sorted({parts[0] for parts in below if len(parts) > 1})
@@ -174,7 +174,8 @@ class Images:
         return items, root, str(file)
 
 
-def _walk(root: Path) -> list[Path]:
+def image_files(root: Path) -> list[Path]:
+    """Return the image files below a folder, hidden ones left out, links to folders followed."""
     found, visited = [], set()
     # Links are followed, since photographs often lie elsewhere; a link to a folder above would never end.
     for folder, below, files in os.walk(root, followlinks=True):

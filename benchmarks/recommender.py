@@ -35,7 +35,14 @@ def run(data: str, name: str, overrides: list[str], seed: int, protocol: str, ep
     """Run one setting with one seed and return its row."""
     folder = runs / f"{data}-{protocol}-{name.replace(' ', '_').replace(',', '')}-seed={seed}"
     command = [sys.executable, "-m", "metrixkit.train", "configs/amazon_music_dmm.yaml", f"data.path={PATHS[data]}"]
-    command += [*overrides, f"seed={seed}", f"evaluation.protocol={protocol}", f"training.epochs={epochs}"]
+    # The rows that are there were made with this decay, which the release and the config do not have.
+    command += [
+        "optimizer.weight_decay=1e-4",
+        *overrides,
+        f"seed={seed}",
+        f"evaluation.protocol={protocol}",
+        f"training.epochs={epochs}",
+    ]
     command += ["training.tensorboard=false", "--run", str(folder), "--resume"]
     if not (folder / "results.json").exists():
         subprocess.run(command, cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)

@@ -216,8 +216,9 @@ def check_node(values: Any, families: Mapping[str, Family], key: str, path: str)
 
 
 def _is_node(key: str, field: Field, families: Mapping[str, Family]) -> bool:
-    # A parameter annotated as text only shares its name with a family.
-    return key in families and field.annotation is not str
+    # A parameter annotated as text, or as one of some words, only shares its name with a family.
+    words = field.annotation is str or typing.get_origin(field.annotation) is typing.Literal
+    return key in families and not words
 
 
 def build_node(

@@ -140,3 +140,12 @@ def test_settings_saved_at_their_defaults_are_taken_again(repository: Path) -> N
     resolved = configs.load(repository / "configs" / "glyphs_video_text.yaml")
     assert "transform" in resolved  # a run folder's config.yaml holds every section
     assert configs.resolve(resolved) == resolved
+
+
+@pytest.mark.parametrize("word", ["lambda", "2lambda-1", "constant"])
+def test_the_schedule_of_a_margin_is_no_schedule_of_the_rate(repository: Path, word: str) -> None:
+    config = configs.load(repository / "configs/glyphs_dmm.yaml", [f"loss.schedule={word}"])
+    assert config["loss"]["schedule"] == word
+    assert configs.build(config, "loss", num_classes=4, dim=8, seed=0).schedule == word
+    plain = configs.load(repository / "configs/glyphs_dmm.yaml")
+    assert plain["loss"]["schedule"] == "lambda"

@@ -341,7 +341,10 @@ def test_singletons_and_other_hopeless_data(
             ["--embeddings", "e.npy", "--table", "t.csv", "--label", "lable"],
             ["no column 'lable'", "Did you mean 'label'", "--label"],
         ),
-        (["--embeddings", "e.npy", "--table", "t.csv", "--split", "val"], ["no row of the table is of split 'validation'"]),
+        (
+            ["--embeddings", "e.npy", "--table", "t.csv", "--split", "val"],
+            ["no row of the table is of split 'validation'"],
+        ),
         (["--embeddings", "nan.npy", "--table", "t.csv"], ["row 2", "x2"]),
         ([], ["which model?"]),
         (["nowhere/at-all"], ["nowhere/at-all"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -145,7 +145,7 @@ class PairManifest:
 
 
 def pairs_with_validation(manifest: PairManifest, share: float, seed: int) -> PairManifest:
-    """Move training items with all their texts to the split "validation".
+    """Move training items with all their texts to the split "validation", all parts of a recording together.
 
     A manifest that has validation items already stays as it is, as does every one when `share` is 0.
 
@@ -161,17 +161,37 @@ def pairs_with_validation(manifest: PairManifest, share: float, seed: int) -> Pa
         raise InputError(f"evaluation.validation={share}: expected a share in [0, 1).")
     if "validation" in manifest.splits or share == 0:
         return manifest
-    ids = sorted(manifest.part("train").ids)
-    if len(ids) < 2:
-        raise InputError(f"{manifest.name!r} has one training item; none can be held out for validation.")
-    count = min(max(round(share * len(ids)), 1), len(ids) - 1)
-    moved = {ids[i] for i in np.random.default_rng(seed).permutation(len(ids))[:count]}
+    train = manifest.part("train").items
+    source_of = dict(zip(train["id"], sources_of(train, list(manifest.modalities)), strict=True))
+    sources = sorted(set(source_of.values()))
+    if len(sources) < 2:
+        raise InputError(
+            f"{manifest.name!r} has one training item, or stretches of one video; none can be held out for validation."
+        )
+    count = min(max(round(share * len(sources)), 1), len(sources) - 1)
+    chosen = {sources[i] for i in np.random.default_rng(seed).permutation(len(sources))[:count]}
+    moved = {item for item, source in source_of.items() if source in chosen}
     items, texts = manifest.items.copy(), manifest.texts.copy()
     items.loc[items["id"].isin(moved), "split"] = "validation"
     texts.loc[texts["item"].isin(moved), "split"] = "validation"
     # The published count of "train" no longer says anything about what is in it.
     expected = {split: n for split, n in manifest.expected.items() if split != "train"}
     return replace(manifest, items=items, texts=texts, expected=expected)
+
+
+def sources_of(items: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
+    """Return of what recording each item is a part: its column ``video_id`` where there is one, the file of whose
+    stretches (``video.mp4#t=10,20``) it is one, or itself.
+    """
+    if "video_id" in items.columns:
+        return items["video_id"].astype(str).tolist()
+    found = items["id"].astype(str).tolist()
+    for name in modalities:
+        for place, cell in enumerate(items[name].astype(str)):
+            file, stretch, _ = cell.partition("#t=")
+            if stretch:
+                found[place] = file
+    return found
 
 
 def _check(table: pd.DataFrame, what: str, filled: tuple[str, ...], blank: tuple[str, ...], where: str) -> None:

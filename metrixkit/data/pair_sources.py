@@ -122,11 +122,15 @@ def settle_pairs(
     )
 
 
-def find_videos(folder: Path) -> dict[str, str]:
+def find_videos(folder: Path, unique: bool = False) -> dict[str, str]:
     """Return the video files below a folder by their stem; where a stem has several, .mp4 comes before .webm and so on.
 
+    Args:
+        folder: Where to look.
+        unique: Refuse files of one stem in several folders, for those to whom the stem is all there is.
+
     Raises:
-        InputError: There is no such folder.
+        InputError: There is no such folder, or a stem is not unique.
     """
     if not folder.is_dir():
         raise InputError(f"the folder of videos {folder.absolute()} does not exist (data.videos).")
@@ -137,6 +141,11 @@ def find_videos(folder: Path) -> dict[str, str]:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() in VIDEO_SUFFIXES and not file.startswith("."):
                 rank = (VIDEO_SUFFIXES.index(suffix.lower()), os.path.join(place, file))
+                if unique and stem in found and os.path.dirname(found[stem][1]) != place:
+                    raise InputError(
+                        f"{found[stem][1]} and {rank[1]} bear one name, {stem!r}, and an item's id is its file's name. "
+                        "Rename one, give one of the folders, or take a table (data=captions), whose ids are your own."
+                    )
                 found[stem] = min(found.get(stem, rank), rank)
     return {stem: path for stem, (_, path) in found.items()}
 

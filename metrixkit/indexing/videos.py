@@ -74,11 +74,17 @@ def read_videos(source: Sequence[str], modality: str) -> pd.DataFrame:
     for text in source:
         path = Path(text)
         if path.is_dir():
-            found |= find_videos(path)
+            more = find_videos(path, unique=True)
         elif path.is_file():
-            found[path.stem] = str(path)
+            more = {path.stem: str(path)}
         else:
             raise InputError(f"no file or folder at {text}.")
+        for stem, file in more.items():
+            if Path(found.setdefault(stem, file)).resolve() != Path(file).resolve():
+                raise InputError(
+                    f"{found[stem]} and {file} bear one name, {stem!r}, and an item's id is its file's name. Rename "
+                    "one, or build the index from a table (data=captions), whose ids are your own."
+                )
     if not found:
         raise InputError(f"no videos in {', '.join(source)}: looked for {', '.join(VIDEO_SUFFIXES)}.")
     rows = [(name, "", path, "test") for name, path in found.items()]

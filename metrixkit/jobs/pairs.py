@@ -135,7 +135,7 @@ def make_pair_task(
         FrameReader(**frames, cache=config["frames"]["cache"]) if kind == "video" else None,
         frames["max_frames"],
         workers,
-        **({} if fabric is None else {"autocast": fabric.autocast}),
+        **({} if fabric is None else {"autocast": fabric.autocast}),  # type: ignore[arg-type]
     )
 
 

@@ -154,6 +154,7 @@ def pair_model(
         embedder.frames if kind == "video" else None,
         embedder.frames_config["max_frames"],
         default_workers() if workers is None else workers,
+        selecting=False,
     )
     _, found, _ = task.evaluate(embedder.model, split or "test")
     dropped = f"; {manifest.dropped} listed items dropped" if manifest.dropped else ""

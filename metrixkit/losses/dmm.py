@@ -194,6 +194,8 @@ class DynamicMixedMargin(nn.Module):
         clean = self.host.clean(*parts) if self.official is None else self.official.clean(*parts)
         weight = self.current_weight
         if weight == 0:
+            if self.official is not None:  # it mixes all the same, and its margin decays
+                self.official.margin *= float(self.draw(len(a))[0])
             self.last = Step(clean.detach(), None, float("nan"), 0.0)
             return clean
         lam, partner = self._drawn(len(a if features is None else features), lam, partner, mixed_a, mixed_b)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
+from metrixkit.losses.m2_mix import M2Mix
 from metrixkit.losses.matched import Takes
 from metrixkit.losses.max_margin import max_margin
 from metrixkit.losses.metrix import Metrix
@@ -171,10 +172,10 @@ def host_of(loss: nn.Module, alpha: float) -> Host:
         InputError: It has a margin that cannot be made smaller, or mixes examples itself.
     """
     name = type(loss).__name__
+    if isinstance(loss, Metrix | IMix | MoCHi | M2Mix):
+        raise InputError(f"{name} mixes examples itself; give the dynamic mixed margin the loss inside it.")
     if getattr(loss, "takes", "labels") != "labels":
         return MatchedHost(loss, alpha)
-    if isinstance(loss, Metrix | IMix | MoCHi):
-        raise InputError(f"{name} mixes examples itself; give the dynamic mixed margin the loss inside it.")
     if isinstance(loss, OfficialContrastive):
         raise InputError(f"{name} is kept as the Metrix release has it; take Contrastive.")
     if isinstance(loss, PairLoss):

@@ -89,8 +89,8 @@ class GMC(nn.Module):
         return _groups(self.model, self.loss)
 
     def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> EpochPlan:
-        """Settle the weight of the mixed loss."""
-        return _settle(self.dmm, epoch)
+        """Settle the weight of the mixed loss, and tell the epoch to a loss that weighs its parts by it."""
+        return _settle(self.dmm, self.loss, epoch)
 
     def after_step(self, step: int) -> None:
         """Nothing follows the weights."""
@@ -154,8 +154,8 @@ class Fusion(nn.Module):
         return _groups(self.model, self.loss)
 
     def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> EpochPlan:
-        """Settle the weight of the mixed loss."""
-        return _settle(self.dmm, epoch)
+        """Settle the weight of the mixed loss, and tell the epoch to a loss that weighs its parts by it."""
+        return _settle(self.dmm, self.loss, epoch)
 
     def after_step(self, step: int) -> None:
         """Nothing follows the weights."""
@@ -203,7 +203,9 @@ def _groups(model: Multimodal, loss: nn.Module) -> list[Group]:
     return [*model.parameter_groups(), *([Group("loss", own, warm=True)] if own else [])]
 
 
-def _settle(dmm: DynamicMixedMargin | None, epoch: int) -> EpochPlan:
+def _settle(dmm: DynamicMixedMargin | None, loss: nn.Module, epoch: int) -> EpochPlan:
+    if hasattr(loss, "set_epoch"):
+        loss.set_epoch(epoch)  # type: ignore[operator]
     if dmm is not None:
         dmm.set_epoch(epoch)
         return EpochPlan(logs={"mixed_weight": dmm.current_weight})

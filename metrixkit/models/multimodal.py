@@ -90,8 +90,12 @@ class Multimodal(nn.Module):
         for name in self.names:
             if name not in modalities:
                 continue
-            x = modalities[name]
-            if self.inputs[name].kind == "text":
+            x, form = modalities[name], self.inputs[name]
+            if form.kind == "features" and x.shape[-1] != form.channels:
+                raise InputError(
+                    f"modality {name!r}: features of {x.shape[-1]} numbers, the model was built for {form.channels}."
+                )
+            if form.kind == "text":
                 assert self.bytes is not None
                 x = self.bytes(x)
             found[name] = x.float() / 255 if x.dtype == torch.uint8 else x.float()

@@ -15,9 +15,9 @@ from metrixkit.report.curves import COLOURS
 from metrixkit.report.drawing import save_figure
 from metrixkit.report.markup import DRAWING
 from metrixkit.retrieval import Robustness
+from metrixkit.retrieval.missing.robustness_result import PLAIN
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-PLAIN = ("mae", "pearson")  # not shares: no percent
 
 
 def robustness_plot(

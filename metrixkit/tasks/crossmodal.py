@@ -94,9 +94,11 @@ class CrossModalTask:
     max_length: int | None = None
     workers: int = 0
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    selecting: bool = True
 
     def __post_init__(self) -> None:
-        check_selects(self.settings)
+        if self.selecting:
+            check_selects(self.settings)
 
     @property
     def watched_split(self) -> str | None:
@@ -178,6 +180,11 @@ class CrossModalTask:
     def _texts(self, model: nn.Module, part: PairManifest, rows: list[int]) -> Tensor:
         size, found = 4 * self.settings.batch_size, []
         column = "features" if takes_text_features(model) else "caption"
+        if column not in part.texts.columns:
+            raise InputError(
+                f"this model's text side takes features, and {self.manifest.name!r} has captions only; name them by "
+                "data.text_features."
+            )
         cells = part.texts[column].iloc[rows].tolist()
         device = next(model.parameters()).device
         for start in range(0, len(cells), size):

@@ -15,6 +15,7 @@ from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import evaluating
 from metrixkit.models.multimodal import Multimodal
 from metrixkit.retrieval import ModalityItems, Robustness, robustness
+from metrixkit.retrieval.measures import LOWER_IS_BETTER
 from metrixkit.retrieval.missing.masks import Mask
 from metrixkit.retrieval.missing.outcomes import CLASSIFICATION, REGRESSION
 from metrixkit.tasks.modality_data import Fill, MissingSettings, modality_items, targets_of
@@ -40,7 +41,7 @@ class MissingModalities:
     def __post_init__(self) -> None:
         s = self.settings
         plain = {
-            "retrieval": [*(f"recall@{k}" for k in s.recall_at), *s.metrics],
+            "retrieval": [*(f"recall@{k}" for k in s.recall_at), *(m for m in s.metrics if m not in LOWER_IS_BETTER)],
             "regression": [name for name in REGRESSION if name != "mae"],
         }.get(s.kind, list(CLASSIFICATION))
         offered = [*plain, *(f"subsets/{name}" for name in plain)]

@@ -86,7 +86,8 @@ def use(manifest: PairManifest, settings: MissingSettings, seed: int) -> PairMan
     share = settings.validation
     if settings.protocol == "paper" or not share or "validation" in chosen.splits:
         return chosen
-    if settings.hold_out == "items" or settings.kind == "regression":
+    # What is fitted to classes or numbers of the training items can be judged on items of these alone.
+    if settings.hold_out == "items" or settings.kind != "retrieval":
         return pairs_with_validation(chosen, share, seed)
     train = chosen.items["split"] == "train"
     labels = targets_of(chosen.part("train"), settings)

@@ -19,7 +19,7 @@ from metrixkit.data.__main__ import main
 from metrixkit.data.check_pairs import check_pairs
 from metrixkit.data.frame_reader import FrameReader
 from metrixkit.data.one_per_item import OnePerItem
-from metrixkit.data.pair_manifest import PairManifest
+from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
 from metrixkit.data.pairs import PairItems, modality_readers, pair_loader
 from metrixkit.errors import InputError
 
@@ -186,6 +186,22 @@ def test_manifest_refuses_what_does_not_fit(manifest):
     assert (part.ids, len(part.texts)) == (["a"], 0)
     with pytest.raises(InputError, match="no items in split 'gallery'"):
         manifest.part("gallery")
+
+
+def test_stretches_of_one_video_are_held_out_together(manifest):
+    items = manifest.items.assign(video=["x.mp4#t=0,5", "x.mp4#t=5,9", "y.mp4#t=0,5", "y.mp4#t=5,6", "z.mp4"])
+    whole = replace(manifest, items=items)
+    for seed in range(6):
+        split = pairs_with_validation(whole, 0.3, seed).items["split"].tolist()
+        assert split[0] == split[1]
+        assert split[2] == split[3]
+        assert "train" in split
+        assert "validation" in split
+    named = replace(manifest, items=manifest.items.assign(video_id=["v"] * 4 + ["w"]))
+    split = pairs_with_validation(named, 0.5, 0).items["split"].tolist()
+    assert len(set(split[:4])) == 1
+    with pytest.raises(InputError, match="stretches of one video"):
+        pairs_with_validation(replace(manifest, items=manifest.items.assign(video_id="v")), 0.5, 0)
 
 
 @pytest.mark.parametrize("sizes", [[20] * 60, [1, 2, 30, 4, 5, 6, 7], [3] * 5, list(range(1, 41))])

@@ -22,6 +22,7 @@ from metrixkit.losses import (
     IMix,
     InfoNCE,
     LiftedStructure,
+    M2Mix,
     MaxMargin,
     Metrix,
     MoCHi,
@@ -412,3 +413,8 @@ def test_own_hosts():
     own = Pulled()
     DynamicMixedMargin(own, ramp=None)(rows(), rows(), lam=0.75)
     assert own.asked == [None, pytest.approx(0.3)]
+
+
+def test_a_loss_that_mixes_by_itself_is_refused():
+    with pytest.raises(InputError, match="M2Mix mixes examples itself"):
+        DynamicMixedMargin(M2Mix())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from metrixkit.errors import InputError
-from metrixkit.losses import AbsoluteError, MultiSimilarity, NTXent, Ramp, nt_xent
+from metrixkit.losses import AbsoluteError, DynamicMixedMargin, MultiSimilarity, NTXent, Ramp, nt_xent
 from metrixkit.methods.gmc import GMC, Fusion, gmc_terms
 from metrixkit.methods.modality_batch import Dropping, Inputs, MixedInputs
 from metrixkit.mixing import mix_inputs
@@ -236,3 +236,15 @@ def test_a_step_trains_every_branch(device):
     assert not still
     groups = [id(p) for group in method.parameter_groups() for p in group.params]
     assert sorted(groups) == sorted(id(p) for p in method.parameters())
+
+
+@pytest.mark.parametrize("cls", [GMC, Fusion])
+def test_a_loss_that_weighs_its_parts_hears_of_the_epoch(cls):
+    method = cls(model(), DynamicMixedMargin(MultiSimilarity()))
+    method.before_epoch(50, lambda: torch.zeros(0))
+    assert method.loss.current_weight > 0.5
+
+
+def test_features_of_another_length_are_named():
+    with pytest.raises(InputError, match="'path': features of 5 numbers, the model was built for 2"):
+        model().prepare({"path": torch.zeros(3, 9, 5)})

@@ -1,6 +1,7 @@
 """Evaluation with modalities missing, of anybody's encoder, against evaluation by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,3 +212,37 @@ def test_the_device_does_not_matter(device):
     items, _ = data(60)
     found = robustness(lambda b, p: parts({k: v.to(device) for k, v in b.items()}, p), items, recall_at=(1,))
     assert found.table()["recall@1"].tolist() == robustness(parts, items, recall_at=(1,)).table()["recall@1"].tolist()
+
+
+def test_masks_of_anybody_and_of_one_side_stand_in_the_table():
+    items, _ = data()
+    subsets = subset_masks(items.ids, items.modalities)
+    given = replace(subsets[0], subset="", present=np.arange(len(items))[:, None] % 2 == np.arange(2))
+    one = next(mask for mask in subsets if mask.subset == "a")
+    found = robustness(parts, items, [replace(one, side="query"), replace(one, side="gallery"), one, given])
+    table = found.table()
+    assert table["subset"].tolist() == ["full", "a (query)", "a (gallery)", "a", "masks as given"]
+    assert (table["n"] == 1).all()
+    assert not len(found.curve())
+    assert "masks as given" in found.to_markdown()
+
+
+def test_what_a_side_lacks_is_told_of_that_side():
+    present = np.ones((120, 2), dtype=bool)
+    lacking = present.copy()
+    lacking[::4, 1] = False
+    queries, gallery = data(present=present)[0], data(seed=1, present=lacking)[0]
+    ids = [*queries.ids, *gallery.ids]
+    masks = rate_masks(ids, queries.modalities, (0.0,), (0,))
+    rows = robustness(parts, queries, masks, gallery=gallery).rows
+    rows = rows[rows["kind"] == "rate"].set_index("side")["missing"]
+    assert rows["query"] == 0
+    assert rows["gallery"] == 0.125
+    assert rows["both"] == 0.0625
+
+
+def test_ranks_are_no_percent():
+    items, _ = data()
+    found = robustness(parts, items, metrics=("mean_rank",))
+    assert "mean_rank |" in found.to_markdown()
+    assert "mean_rank %" not in found.to_markdown()

@@ -5,6 +5,7 @@ N items, M modalities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -130,8 +131,9 @@ def robustness(
         key = tuple(o.present.tobytes() for o in observed)
         if key not in again:
             found, left_out = score(*observed)
-            again[key] = {"left_out": left_out, "missing": _missing(mask, observed), **found}
-        rows.append(_head("subset" if mask.subset else "rate", mask) | again[key])
+            again[key] = {"left_out": left_out, **found}
+        kind = "subset" if mask.subset else "given" if math.isnan(mask.rate) else "rate"
+        rows.append(_head(kind, mask) | {"missing": _missing(mask, observed)} | again[key])
     table = pd.DataFrame(rows)
     counts = {
         "items": len(data),

@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.errors import InputError, did_you_mean
+from metrixkit.retrieval.measures import LOWER_IS_BETTER
+
+PLAIN = ("mae", "pearson", *LOWER_IS_BETTER)  # not shares: no percent
 
 KEYS = ("run", "kind", "subset", "side", "rate", "seed", "missing", "left_out")
 
@@ -40,10 +43,12 @@ class Robustness:
     def table(self) -> pd.DataFrame:
         """Return a row a subset: for each metric its mean and ``METRIC/deviation`` (n - 1), and n runs.
 
-        The first row, "full", is that of all that the items have.
+        The first row, "full", is that of all that the items have. A subset of one side alone says so, "image (query)";
+        masks that are neither a subset nor drawn at a rate are "masks as given".
         """
-        rows = self.rows[self.rows["kind"].isin(["subset", "full"])]
-        names = rows["subset"].where(rows["kind"] == "subset", "full")
+        rows = self.rows[self.rows["kind"].isin(["subset", "full", "given"])]
+        names = rows["subset"].where(rows["kind"] != "full", "full").where(rows["kind"] != "given", "masks as given")
+        names += [f" ({side})" if side != "both" else "" for side in rows["side"]]
         return self._summary(rows.assign(subset=names), ["subset"])
 
     def curve(self, metric: str | None = None) -> pd.DataFrame:
@@ -137,10 +142,10 @@ class Robustness:
         return self.metrics[0] if metric is None else metric
 
     def _head(self, metric: str) -> str:
-        return metric if metric in ("mae", "pearson") else f"{metric} %"
+        return metric if metric in PLAIN else f"{metric} %"
 
     def _cell(self, metric: str, value: float, deviation: float) -> str:
-        scale, digits = (1, 3) if metric in ("mae", "pearson") else (100, 1)
+        scale, digits = (1, 3) if metric in PLAIN else (100, 1)
         spread = f" ± {scale * deviation:.{digits}f}" if deviation == deviation else ""
         return f"{scale * value:.{digits}f}{spread}"
 

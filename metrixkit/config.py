@@ -99,15 +99,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"{path} is not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values, got {raw!r}.")
-    seen: list[str] = []
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        undone = next((earlier for earlier in seen if earlier.startswith(key + ".")), None)
-        if undone is not None:
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    for place, (key, override) in enumerate(zip(keys, overrides, strict=True)):
+        undone = [earlier for earlier in keys[:place] if earlier.startswith(key + ".") and earlier not in keys[place:]]
+        if undone:
             raise InputError(
-                f"{override} replaces the whole of {key} and would undo {undone}=... before it; put it first."
+                f"{override} replaces the whole of {key} and would undo {undone[0]}=... before it; put it first."
             )
-        seen.append(key)
         apply_override(raw, override)
     return resolve(raw)
 

@@ -65,6 +65,8 @@ def test_an_override_that_undoes_an_earlier_one(glyphs: Path) -> None:
     with pytest.raises(InputError, match=r"optimizer=sgd replaces .* undo optimizer.lr=... before it; put it first"):
         configs.load(glyphs, ["optimizer.lr=0.5", "optimizer=sgd"])
     assert configs.load(glyphs, ["optimizer=sgd", "optimizer.lr=0.5"])["optimizer"]["lr"] == 0.5
+    again = ["optimizer.lr=0.5", "optimizer=sgd", "optimizer.lr=0.1"]
+    assert configs.load(glyphs, again)["optimizer"]["lr"] == 0.1
 
 
 def test_overrides_change_one_setting_or_replace_a_node(glyphs: Path) -> None:

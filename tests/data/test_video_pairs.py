@@ -20,8 +20,10 @@ from metrixkit.data.check_pairs import check_pairs
 from metrixkit.data.frame_reader import FrameReader
 from metrixkit.data.one_per_item import OnePerItem
 from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
+from metrixkit.data.pair_sources import find_videos
 from metrixkit.data.pairs import PairItems, modality_readers, pair_loader
 from metrixkit.errors import InputError
+from metrixkit.indexing.videos import read_videos
 
 
 def table(rows, columns):
@@ -329,3 +331,16 @@ def test_door_as_a_programme_on_pairs(repository, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "with outline" in done.stdout
+
+
+def test_videos_whose_name_is_all_there_is_must_differ(tmp_path):
+    for folder in ("cam1", "cam2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0001.mp4").touch()
+    (tmp_path / "cam1/0001.webm").touch()  # another form of the same clip
+    with pytest.raises(InputError, match="bear one name, '0001'"):
+        read_videos([str(tmp_path)], "video")
+    with pytest.raises(InputError, match="bear one name, '0001'"):
+        read_videos([str(tmp_path / "cam1"), str(tmp_path / "cam2/0001.mp4")], "video")
+    assert read_videos([str(tmp_path / "cam1")], "video")["path"].tolist() == [str(tmp_path / "cam1/0001.mp4")]
+    assert len(find_videos(tmp_path)) == 1

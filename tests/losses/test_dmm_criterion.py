@@ -340,3 +340,15 @@ def test_from_a_config():
         built({"name": "dmm", "loss": "contrastive", "ramp": {"ofset": 12}})
     with pytest.raises(InputError, match=r"loss.loss is missing"):
         built({"name": "dmm"})
+
+
+def test_the_released_margin_decays_before_its_loss_has_a_weight():
+    official = DynamicMixedMargin(CMLMinTriplet(1.5), official=True)  # the ramp gives epoch 0 the weight 0
+    again = DynamicMixedMargin(CMLMinTriplet(1.5), official=True, ramp=None)
+    a, b, c = rows(8), rows(8, seed=2), rows(16, seed=3).view(8, 2, 5)
+    for _ in range(3):
+        assert official.current_weight == 0
+        official(a, b, c)
+        again(a, b, c)
+    assert official.official.margin == again.official.margin < 0.2
+    assert official.logs()["clean"] > 0

@@ -9,7 +9,7 @@ BIN := .venv/bin
 train: .venv/.train-ready  ## train and evaluate CONFIG (default: the embedded Glyphs data set)
 	$(BIN)/python -m metrixkit.train $(CONFIG) $(ARGS)
 
-test: .venv/.dev-ready     ## the fast suite, under two minutes on two cores
+test: .venv/.dev-ready     ## the fast suite, two to four minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-all: .venv/.dev-ready ## everything: slow, several processes, gpu where there is one

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.losses import byol_loss, imix_byol_loss
-from metrixkit.methods.instance_mixers import InstanceMixer, check_host
+from metrixkit.methods.instance_mixers import check_host
+from metrixkit.methods.instance_mixture import InstanceMixer
 from metrixkit.methods.momentum_tower import pixels, pooled_features
 from metrixkit.models.momentum import momentum_at, momentum_copy, update
 from metrixkit.models.projector import Projector

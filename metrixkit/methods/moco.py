@@ -14,7 +14,8 @@ from metrixkit.losses import mixed_info_nce
 from metrixkit.losses.pairs import positive_number
 from metrixkit.losses.unit import unit_rows
 from metrixkit.methods.cluster_memory import ClusterMemory
-from metrixkit.methods.instance_mixers import InstanceMixer, MixCo, Mixture, check_host
+from metrixkit.methods.instance_mixers import MixCo, check_host
+from metrixkit.methods.instance_mixture import InstanceMixer, Mixture
 from metrixkit.methods.momentum_tower import MomentumTower, pixels
 from metrixkit.seam import Batch, EpochPlan, Group, Needs, Output
 

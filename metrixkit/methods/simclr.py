@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from metrixkit.distributed import gather, rank
 from metrixkit.losses import mixed_info_nce, nt_xent
 from metrixkit.losses.pairs import positive_number
-from metrixkit.methods.instance_mixers import IMix, InstanceMixer, check_host
+from metrixkit.methods.instance_mixers import IMix, check_host
+from metrixkit.methods.instance_mixture import InstanceMixer
 from metrixkit.methods.momentum_tower import pixels, pooled_features
 from metrixkit.models.projector import Projector
 from metrixkit.seam import Batch, EpochPlan, Group, Needs, Output

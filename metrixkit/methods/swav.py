@@ -13,7 +13,8 @@ from metrixkit.errors import InputError
 from metrixkit.losses.pairs import positive_number
 from metrixkit.losses.swav import sinkhorn, swav_loss
 from metrixkit.losses.unit import full_precision, unit_rows
-from metrixkit.methods.instance_mixers import InstanceMixer, Mixture, check_host
+from metrixkit.methods.instance_mixers import check_host
+from metrixkit.methods.instance_mixture import InstanceMixer, Mixture
 from metrixkit.methods.momentum_tower import pixels, pooled_features
 from metrixkit.models.projector import Projector, Prototypes
 from metrixkit.models.queue import Queue

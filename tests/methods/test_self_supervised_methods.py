@@ -14,16 +14,9 @@ from toy_tower import Toy, batch, toy, views
 from metrixkit.errors import InputError
 from metrixkit.losses import sinkhorn
 from metrixkit.methods import BYOL, CLIM, MIXERS, MoCo, SimCLR, SwAV
-from metrixkit.methods.instance_mixers import (
-    IMix,
-    InstanceMixer,
-    InstanceMixup,
-    InterIntra,
-    MixCo,
-    Mixture,
-    MoCHi,
-    UnMix,
-)
+from metrixkit.methods.instance_mixers import IMix, MixCo, MoCHi, UnMix
+from metrixkit.methods.instance_mixture import InstanceMixer, Mixture
+from metrixkit.methods.instance_mixup import InstanceMixup, InterIntra
 from metrixkit.mixing import draw_partners, draw_ratio
 from metrixkit.mixing.images import fine_grained_saliency, puzzlemix
 from metrixkit.models import ImageEncoder
@@ -364,6 +357,7 @@ def test_mixers_at_the_ends_of_lambda(name: str, monkeypatch: pytest.MonkeyPatch
         mixer = UnMix(cutmix_probability=0.0) if name == "unmix" else mixer_of(name)
         full = lambda *a, end=end: torch.full(a[-1] if isinstance(a[-1], tuple) else (), end, dtype=torch.float64)
         monkeypatch.setattr("metrixkit.methods.instance_mixers.draw_ratio", full)
+        monkeypatch.setattr("metrixkit.methods.instance_mixup.draw_ratio", full)
         monkeypatch.setattr("metrixkit.methods.instance_mixers.draw_between", full)
         method = HOSTS["moco"](mixer)
         output = method(batch())

@@ -431,6 +431,16 @@ def test_clim_selects_on_time_and_keeps_its_pools() -> None:
     assert torch.equal(other.partners, method.partners)
 
 
+def test_clim_misses_faiss_before_it_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise InputError("faiss is not installed")
+
+    monkeypatch.setattr("metrixkit.methods.clim.load_faiss", absent)
+    with pytest.raises(InputError, match="faiss is not installed"):
+        clim()
+    clim(rule="random")  # asks it for nothing
+
+
 def test_clim_before_and_after_its_selection() -> None:
     method = clim(clean_weight=0.5)
     plain = method(batch())

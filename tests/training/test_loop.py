@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.seam import Batch, EpochPlan, Group, Method, Needs, Output
-from metrixkit.training import checkpoint
+from metrixkit.training import checkpoint, loop
 from metrixkit.training.checkpoint import Progress
 from metrixkit.training.log import RunLog
 from metrixkit.training.loop import Diverged, Trainer
@@ -208,6 +209,19 @@ def test_processes_are_judged_as_one_network(tmp_path: Path) -> None:
     torch.testing.assert_close(after[live], (own[live] + other[live]) / 2)
     for before, now in ((own, after), (other, again)):
         assert all(torch.equal(now[name], before[name]) for name in before if not name.startswith("live."))
+
+
+def test_every_checkpoint_holds_what_all_processes_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one within an epoch: the statistics of the first process alone would be resumed by all."""
+    done: list[str] = []
+    monkeypatch.setattr(loop, "average_running_statistics", lambda module: done.append("averaged"))
+    monkeypatch.setattr(checkpoint, "save", lambda *given, **named: done.append("saved"))
+    made, _ = trainer(tmp_path, checkpoint_every=2, epochs=2)
+    made.run(Progress())
+    # Before the first step; after steps 2 and 4 and the epoch; after steps 6, 8, 10 and the epoch.
+    assert "".join(word[0] for word in done).startswith("s" + "as" * 3)
+    assert done.count("saved") > 6
+    assert all(before == "averaged" for before, word in itertools.pairwise(done) if word == "saved")
 
 
 def test_different_seeds_differ(tmp_path: Path) -> None:

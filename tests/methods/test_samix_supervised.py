@@ -402,6 +402,7 @@ def test_bad_input(tmp_path: Path) -> None:
         ({"mixer_options": {"dropout": "a"}}, "dropout"),
         ({"mixer_options": {"reduction": "2"}}, "whole number"),
         ({"mixer_options": {"att_norm": "no"}}, "true or false"),
+        ({"mixer_options": {"rectify": 1}}, "rectify=1: expected true or false"),
         ({"mixer_options": {"gamma": True}}, "gamma"),
         ({"mixer_options": {"attention_limit": "1"}}, "whole number"),
         ({"eta": -1.0}, "eta"),

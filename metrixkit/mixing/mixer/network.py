@@ -61,6 +61,10 @@ class Mixer(nn.Module):
     through attention alone, from which masks learn to follow it slowly if at all; a lambda for each pair acts through
     both. In evaluation mode both do.
 
+    As a factor lambda needs maps of one sign, such as a residual stage of a ResNet ends with: there it moves the mean of
+    the content. Of maps about zero it changes the contrast alone, and the mean of the masks follows it badly;
+    ``rectify=True`` is for those.
+
     Weights are drawn from torch's global generator: convolutions from Normal(0, 0.01), biases 0. So is dropout.
 
     Args:
@@ -77,7 +81,8 @@ class Mixer(nn.Module):
         dropout: Share of the content's elements, in [0, 1).
         order: What comes first, upsampling or sigmoid.
         upsampling: "bilinear" or "nearest".
-        att_norm: Batch norm after the projections.
+        att_norm: Batch norm after the projections; where maps are large it keeps attention from settling on one place.
+        rectify: ReLU on the maps before lambda enters, for stages that end without one (MobileNetV2's bottlenecks).
         reduction: What C is divided by inside.
         attention_limit: Most attention weights B (h w)^2 in a call; the default is 1 GiB a copy in float32.
 
@@ -104,6 +109,7 @@ class Mixer(nn.Module):
         order: Literal["upsample-sigmoid", "sigmoid-upsample"] | None = None,
         upsampling: Literal["bilinear", "nearest"] | None = None,
         att_norm: bool | None = None,
+        rectify: bool | None = None,
         reduction: int | None = None,
         attention_limit: int = 2**28,
     ) -> None:
@@ -120,6 +126,7 @@ class Mixer(nn.Module):
             "order": order,
             "upsampling": upsampling,
             "att_norm": att_norm,
+            "rectify": rectify,
             "reduction": reduction,
         }
         self.settings = s = mixer_settings(preset, given)
@@ -201,6 +208,8 @@ class Mixer(nn.Module):
     def _told(self, z_i: Tensor, z_j: Tensor, lam: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return both maps with lambda in them."""
         share = shares(lam, z_i)
+        if self.settings.rectify:
+            z_i, z_j = z_i.relu(), z_j.relu()
         if self.settings.encoding == "none":
             return z_i, z_j
         if self.settings.warp >= 0:

@@ -29,6 +29,7 @@ class MixerSettings:
         order: "upsample-sigmoid" or "sigmoid-upsample".
         upsampling: "bilinear" (corners not aligned) or "nearest".
         att_norm: Batch norm after the projections.
+        rectify: ReLU on the maps before lambda enters.
         reduction: r, dividing C.
     """
 
@@ -43,6 +44,7 @@ class MixerSettings:
     order: Literal["upsample-sigmoid", "sigmoid-upsample"] = "upsample-sigmoid"
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     att_norm: bool = False
+    rectify: bool = False
     reduction: int = 2
 
     def __post_init__(self) -> None:
@@ -57,8 +59,9 @@ class MixerSettings:
             raise InputError(f"mixer warp={self.warp!r}: expected a number, k of the warp; -1 for none.")
         if not _is_number(self.dropout):
             raise InputError(f"mixer dropout={self.dropout!r}: expected a share in [0, 1).")
-        if not isinstance(self.att_norm, bool):
-            raise InputError(f"mixer att_norm={self.att_norm!r}: expected true or false.")
+        for name, flag in (("att_norm", self.att_norm), ("rectify", self.rectify)):
+            if not isinstance(flag, bool):
+                raise InputError(f"mixer {name}={flag!r}: expected true or false.")
         if not isinstance(self.reduction, int) or isinstance(self.reduction, bool):
             raise InputError(f"mixer reduction={self.reduction!r}: expected a whole number; 2 is usual.")
         if not 0 <= self.dropout < 1:

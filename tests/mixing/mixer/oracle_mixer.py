@@ -14,6 +14,8 @@ def oracle_masks(mixer, z_i, z_j, lam, size):
     masks = []
     for x, y, l in zip(z_i.double(), z_j.double(), lams, strict=True):
         height, width = x.shape[1:]
+        if s.rectify:
+            x, y = (torch.where(z > 0, z, torch.zeros_like(z)) for z in (x, y))
         if s.warp >= 0 and s.encoding != "none":
             big = s.warp + 1
             l = (4 / 3 * l**3 - 2 * l**2 + big * l) / (big - 2 / 3)

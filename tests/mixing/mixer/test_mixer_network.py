@@ -106,6 +106,8 @@ CHOICES = [
     {"preset": "official", "warp": 0.25},
     {"preset": "samix", "content": "first", "activation": "elu"},
     {"preset": "samix", "att_norm": True, "reduction": 3},
+    {"preset": "samix", "rectify": True, "gamma": 0.7},
+    {"preset": "automix", "encoding": "channel", "rectify": True},
     {"preset": "paper", "upsampling": "nearest"},
     {"preset": "automix", "encoding": "channel"},
     {"preset": "automix", "encoding": "channel", "warp": 0.5, "projection": "shared"},
@@ -185,6 +187,21 @@ def test_batch_norm_cancels_one_lambda_of_a_batch_in_the_content():
     lam = torch.linspace(0, 1, 8, dtype=torch.float64)
     contents = [mixer(z_i, z_j, x, 1).content for x in (lam, lam.flip(0))]
     assert float((contents[0] - contents[1]).abs().max()) > 0.05
+
+
+def test_a_factor_moves_the_mean_of_rectified_maps_only():
+    """Of maps about zero lambda scales the projected content about zero: its mean stays unless they are rectified."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(64, 6, 4, 4, generator=g, dtype=torch.float64)
+    z = torch.cat([z, -z])
+    moved = {}
+    for rectify in (False, True):
+        mixer = random_mixer(gamma=1.0, dropout=0.0, rectify=rectify).eval()
+        with torch.no_grad():
+            means = [mixer.content[0](mixer._told(z, z, lam)[1]).mean((0, 2, 3)) for lam in (0.1, 0.9)]
+        moved[rectify] = float((means[0] - means[1]).abs().max())
+    assert moved[False] < 1e-12
+    assert moved[True] > 1e-2
 
 
 def test_gamma_stays_in_the_unit_interval_and_comes_back():

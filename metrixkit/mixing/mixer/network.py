@@ -61,7 +61,7 @@ class Mixer(nn.Module):
     through attention alone, from which masks learn to follow it slowly if at all; a lambda for each pair acts through
     both. In evaluation mode both do.
 
-    As a factor lambda needs maps of one sign, such as a residual stage of a ResNet ends with: there it moves the mean of
+    As a factor lambda needs maps of one sign, as the residual stages of a ResNet end with: there it moves the mean of
     the content. Of maps about zero it changes the contrast alone, and the mean of the masks follows it badly;
     ``rectify=True`` is for those.
 

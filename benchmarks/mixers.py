@@ -41,8 +41,11 @@ ROWS: dict[str, list[str]] = {
     "AutoMix": ["method=samix", "image_mixer=", "method.preset=automix"],
     "SAMix": ["method=samix", "image_mixer=", "method.mixer_options.gamma=1", "method.mixer_options.dropout=0"],
 }
-LEARNED = ("AutoMix", "SAMix")  # what their steps cost: benchmarks/samix_cost.py
-SEVERAL = ("vanilla", "MixUp", "CutMix", "SAMix")  # three seeds, the others one
+# MobileNetV2's bottlenecks end without a ReLU: benchmarks/samix_lambda.py --birds.
+RECTIFIED = "SAMix, rectified"
+ROWS[RECTIFIED] = [*ROWS["SAMix"], "method.mixer_options.att_norm=true", "method.mixer_options.rectify=true"]
+LEARNED = ("AutoMix", "SAMix", RECTIFIED)  # what their steps cost: benchmarks/samix_cost.py
+SEVERAL = ("vanilla", "MixUp", "CutMix", "SAMix", RECTIFIED)  # three seeds, the others one
 PLAIN = ("cpu s", "nll")
 # Steps of the small network at 32 pixels relative to one without mixing, as --cost and samix_cost.py --channels-last
 # told them in RESULTS.md; those not named cost at most 1.06.
@@ -60,6 +63,7 @@ class Table:
         metrics: Columns, of the selected epoch on the test split.
         before: The metric that is told before training, too.
         learned: What rows with a learned Mixer add: its stage, its rate, how fast the momentum network follows.
+        without: Rows that it does not have.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Table:
     metrics: tuple[str, ...]
     before: str
     learned: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -82,6 +87,7 @@ SEEN = Table(
     ("top1", "top5", "nll", "ece", "last/top1", "median10/validation/top1", "recall@1", "map@r"),
     "top1",
     ("method.stage=2", "method.momentum=0.99", "method.mixer_lr=3", "method.mixer_minimum=0.01"),
+    without=(RECTIFIED,),
 )
 UNSEEN = Table(
     "mixers_unseen",
@@ -160,7 +166,7 @@ def fill(table: Table, most: int, runs: Path, only: str | None, more: list[str],
             found = read(table)
             there = {(row["row"], int(row["seed"]), int(row["epochs"])) for row in found}
             skipped = (seed > 0 and name not in SEVERAL) or (only is not None and only != name)
-            if skipped or (name, seed, epochs) in there:
+            if skipped or name in table.without or (name, seed, epochs) in there:
                 continue
             row = run(table, name, seed, epochs, runs.resolve() / f"{table.name}-{name}-seed={seed}-{epochs}", more)
             with table.path.open("a", newline="", encoding="utf-8") as file:

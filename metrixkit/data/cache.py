@@ -17,8 +17,6 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from metrixkit.data.decode import container, decode
 from metrixkit.errors import InputError
@@ -90,7 +88,9 @@ class CachedDecode:
         height, width = image.shape[-2:]
         if min(height, width) <= self.short_side:
             return image
-        small = F.resize(image, [self.short_side], interpolation=InterpolationMode.BICUBIC, antialias=True)
+        from torchvision.transforms.v2 import functional as F  # seconds to import; only a new copy needs it
+
+        small = F.resize(image, [self.short_side], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
         encoded = self._encode(small)
         self._store(place, encoded)
         # What was stored, not what was scaled: the first epoch must see the same pixels as the next.

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from metrixkit.data.frame_times import Sampling, Segment, choose_frames, parse_segment
 from metrixkit.errors import InputError
@@ -215,6 +214,8 @@ def _tensor(frame: Any) -> Tensor:
 def _sized(frames: Tensor, size: int | None) -> Tensor:
     if size is None or tuple(frames.shape[-2:]) == (size, size):
         return frames.contiguous()
+    from torchvision.transforms.v2 import functional as F  # seconds to import; only decoded clips need it
+
     frames = F.resize(frames, [size], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
     return F.center_crop(frames, [size, size]).contiguous()
 

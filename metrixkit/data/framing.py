@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F
+
+if TYPE_CHECKING:  # torchvision takes seconds to import; here its transforms are built and called when images come
+    from torchvision.transforms import InterpolationMode
 
 
 class RandomResizedFrame(nn.Module):
@@ -32,6 +34,8 @@ class RandomResizedFrame(nn.Module):
         flip: float,
         mode: InterpolationMode,
     ) -> None:
+        from torchvision.transforms import v2
+
         super().__init__()
         self.sizes = tuple(sizes)
         self.flip = flip
@@ -43,8 +47,7 @@ class RandomResizedFrame(nn.Module):
         box = self._box.make_params([image])
         top, left = box["top"], box["left"]
         part = image[..., top : top + box["height"], left : left + box["width"]]
-        renderings = [F.resize_image(part, [s, s], interpolation=self.mode, antialias=True) for s in self.sizes]
-        return _mirrored(renderings, self.flip)
+        return _mirrored(_scaled(part, self.sizes, self.mode), self.flip)
 
 
 class Rescaled(nn.Module):
@@ -66,9 +69,13 @@ class Rescaled(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return one (3, size, size) uint8 tensor a size from a (3, H, W) uint8 image."""
-        whole = self.inner(image)
-        renderings = [F.resize_image(whole, [s, s], interpolation=self.mode, antialias=True) for s in self.sizes]
-        return _mirrored(renderings, self.flip)
+        return _mirrored(_scaled(self.inner(image), self.sizes, self.mode), self.flip)
+
+
+def _scaled(image: Tensor, sizes: Sequence[int], mode: InterpolationMode) -> list[Tensor]:
+    from torchvision.transforms.v2 import functional as F
+
+    return [F.resize_image(image, [size, size], interpolation=mode, antialias=True) for size in sizes]
 
 
 def _mirrored(renderings: list[Tensor], probability: float) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """What happens to an image between the file and the encoder: uint8 in, uint8 out, one size.
 
-Normalisation is not here; it happens on the device, inside the encoder.
+Normalisation is not here; it happens on the device, inside the encoder. torchvision, seconds to import, is asked for
+where a transform is built: every command reads this file, few transform an image.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F
 
 from metrixkit.data.framing import RandomResizedFrame, Rescaled
 from metrixkit.data.photometric import Photometric, is_off
@@ -64,6 +63,8 @@ def framing(settings: Transform, image_size: int, sizes: Sequence[int] = ()) -> 
     Raises:
         InputError: A setting out of range.
     """
+    from torchvision.transforms import InterpolationMode, v2
+
     size, resize = _sizes(settings, image_size)
     check(settings)
     sizes = tuple(sizes) or (size,)
@@ -106,6 +107,8 @@ def photometric(settings: Transform, second: bool = False) -> nn.Module:
         blur = blur if settings.second_view.blur is None else settings.second_view.blur
         solarize = solarize if settings.second_view.solarize is None else settings.second_view.solarize
     if settings.color_jitter > 0:
+        from torchvision.transforms import v2
+
         j = settings.color_jitter
         first: list[nn.Module] = [v2.ColorJitter(brightness=j, contrast=j, saturation=j, hue=j / 4)]
     else:
@@ -137,6 +140,8 @@ def eval_transform(settings: Transform, image_size: int) -> nn.Module:
     Raises:
         InputError: `resize` below the size, a size below 1, or an unknown interpolation.
     """
+    from torchvision.transforms import InterpolationMode, v2
+
     size, resize = _sizes(settings, image_size)
     one_of("interpolation", settings.interpolation, get_args(Interpolation))
     mode = InterpolationMode(settings.interpolation)
@@ -192,6 +197,8 @@ class LimitAspect(nn.Module):
         limit = _MAX_ASPECT * min(height, width)
         if max(height, width) <= limit:
             return image
+        from torchvision.transforms.v2 import functional as F
+
         return F.center_crop(image, [min(height, limit), min(width, limit)])
 
 

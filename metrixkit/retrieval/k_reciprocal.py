@@ -8,15 +8,17 @@ Everything about neighbourhoods is sparse: M rows of a few dozen entries. Dense 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from metrixkit.errors import InputError
 from metrixkit.retrieval.exact.nearest import neighbours
 from metrixkit.retrieval.exact.setting import TIE, Pair, pair_up
+
+if TYPE_CHECKING:
+    from scipy import sparse  # imported where matrices are made: every evaluation reads this file, few re-rank
 
 ENTRIES = 2**22  # distances of a block (32 MB)
 PRODUCTS = 2**22  # numbers of a block of row products
@@ -109,6 +111,8 @@ def k_reciprocal_blocks(
 
 def _encode(items: torch.Tensor, index: np.ndarray, k1: int, longest: np.ndarray) -> sparse.csr_matrix:
     """Return V before averaging, (M, M)."""
+    from scipy import sparse
+
     near = _reciprocal(index[:, : k1 + 1])
     half = _reciprocal(index[:, : round(k1 / 2) + 1])
     # Entry (p, q) counts what R(p, k1) shares with R(q, k1/2), for the q in R(p, k1). `half` is symmetric.
@@ -129,6 +133,8 @@ def _encode(items: torch.Tensor, index: np.ndarray, k1: int, longest: np.ndarray
 
 def _reciprocal(index: np.ndarray) -> sparse.csr_matrix:
     """Return (M, M), 1 where two items stand in each other's rows."""
+    from scipy import sparse
+
     count, width = index.shape
     flat = (np.ones(count * width), (np.repeat(np.arange(count), width), index.ravel()))
     listed = sparse.csr_matrix(flat, shape=(count, count))
@@ -136,6 +142,8 @@ def _reciprocal(index: np.ndarray) -> sparse.csr_matrix:
 
 
 def _average(encoded: sparse.csr_matrix, index: np.ndarray, k2: int) -> sparse.csr_matrix:
+    from scipy import sparse
+
     near = index[:, :k2]
     count, width = near.shape
     flat = (np.full(count * width, 1 / width), (np.repeat(np.arange(count), width), near.ravel()))

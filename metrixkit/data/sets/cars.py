@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import scipy.io
 
 from metrixkit.data.files import OnMissing, settle_missing
 from metrixkit.data.manifest import Manifest
@@ -118,6 +117,8 @@ def _test_labels(folder: Path, devkit: Path) -> list[tuple[str, int]]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    import scipy.io  # only this reader needs it
+
     try:
         return scipy.io.loadmat(path, squeeze_me=True)
     except (OSError, ValueError, NotImplementedError, scipy.io.matlab.MatReadError) as error:

@@ -8,12 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy.sparse.csgraph import connected_components
 
 # The code points of these faces are not Unicode (TeX encodings, private use) or stand for whole blocks: they would put
 # wrong pictures under a label.
@@ -43,6 +40,9 @@ class Faces:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
+        import matplotlib
+        from matplotlib.ft2font import FT2Font
+
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf" if folder is None else folder
         self.files = {file.stem: file for file in sorted(folder.glob("*.ttf")) if not file.name.startswith(_EXCLUDED)}
         self._points = {name: set(FT2Font(str(file)).get_charmap()) for name, file in self.files.items()}
@@ -136,6 +136,8 @@ def merge_alike(faces: Faces, characters: dict[int, list[str]]) -> list[list[int
     Returns:
         Groups of code points, each sorted, in the order of their first ones; most hold one.
     """
+    from scipy.sparse.csgraph import connected_components
+
     points = sorted(characters)
     close = np.zeros((len(points), len(points)), dtype=np.int8)
     shared = np.zeros_like(close)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ft2font import FT2Font, LoadFlags
-from matplotlib.path import Path as Curves
 from numpy.typing import NDArray
 
 _SIZE = 200.0
@@ -21,6 +19,8 @@ class Outlines:
     """
 
     def __init__(self, files: dict[str, Path], points: int) -> None:
+        from matplotlib.ft2font import FT2Font
+
         self.points = points
         self._fonts = {name: FT2Font(str(file)) for name, file in files.items()}
         for font in self._fonts.values():
@@ -37,6 +37,9 @@ class Outlines:
             (L, 3): x to the right and y upwards, in [-1, 1] with the larger side filling it and the middle at 0; and 1
             where a contour begins, else 0. Points are evenly spaced along each contour, in the order of the font.
         """
+        from matplotlib.ft2font import LoadFlags
+        from matplotlib.path import Path as Curves
+
         font = self._fonts[name]
         font.load_char(point, flags=LoadFlags.NO_HINTING)
         vertices, codes = font.get_path()

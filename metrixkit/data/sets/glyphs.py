@@ -10,7 +10,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import PIL
@@ -93,6 +92,8 @@ class Glyphs:
 
     def _cached(self) -> Path:
         """Return the folder with ``items.csv`` and ``images.npy``, made if need be."""
+        import matplotlib
+
         key = {
             "format": _FORMAT,
             "size": self.size,

@@ -9,7 +9,6 @@ import zlib
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import PIL
@@ -135,6 +134,8 @@ class GlyphsVideoText:
         return "-".join([self.split, *(entry for entry in changed if not entry.startswith("split="))])
 
     def _key(self) -> dict[str, object]:
+        import matplotlib
+
         return {
             "format": _FORMAT,
             "characters": self.characters,

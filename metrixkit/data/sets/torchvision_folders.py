@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchvision.datasets import ImageFolder
-
 from metrixkit.data.sets.torchvision_specs import FolderSpec
 from metrixkit.errors import InputError
 
@@ -27,6 +25,8 @@ def read_folders(
     Raises:
         InputError: A folder is missing or holds no class folder with an image, or they have different classes.
     """
+    from torchvision.datasets import ImageFolder
+
     rows: list[FolderRow] = []
     seen: dict[str, list[str]] = {}
     for split, given, usual in (("train", train_folder, spec.train), ("test", test_folder, spec.test)):

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from torchvision import datasets
 
 from metrixkit.data.files import OnMissing, settle_missing
 from metrixkit.data.held_out import UNLABELLED
@@ -193,6 +192,8 @@ class Torchvision:
         return [(f"{what}/{row}", f"{images}#{row}", label, split) for row, label in enumerate(named)], classes
 
     def _construct(self, above: Path, call: Mapping[str, Any]) -> Any:
+        from torchvision import datasets
+
         try:
             return getattr(datasets, self.dataset)(str(above), download=self.download, **call)
         except Exception as error:  # what torchvision's readers raise on broken files has no common base

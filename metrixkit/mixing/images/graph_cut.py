@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 Integers = NDArray[np.int64]
 
@@ -79,6 +77,9 @@ def _swap(
 
 def _binary_cut(extra: Integers, below: Integers, right: Integers) -> NDArray[np.bool_]:
     """Return (B, n, m) bool of least ``sum extra[chosen] + sum weight[one of two neighbours chosen]``."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
     places = np.arange(extra.size).reshape(extra.shape)
     source, sink = extra.size, extra.size + 1
     flat = extra.ravel()

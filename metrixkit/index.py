@@ -88,6 +88,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     if verb == "threshold":
         add("--false-match-rate", type=float, required=True, metavar="0.001", help="wanted share of false matches")
         add("--strangers", action="store_true", help="the embeddings are of things that are not in the index")
+        add("--force", action="store_true", help="also store one that rejects more than half of the right answers")
     if verb == "tune":
         add("--queries", metavar="Q.npy", help="queries; default a sample of items, held out of the gallery")
         add("-k", type=int, default=10, help="neighbours asked for (default 10)")

@@ -168,6 +168,9 @@ def test_threshold_and_no_match(door: Door, built: Path, embedded: Path, photos:
     value = RetrievalIndex.load(built).threshold.value  # type: ignore[union-attr]
     assert f"threshold {value:.4f}" in said
     assert "--strangers" in said
+    rejected = RetrievalIndex.load(built).threshold.false_rejection_rate  # type: ignore[union-attr]
+    assert f"rejects {100 * rejected:.1f} % of the right answers" in said
+    assert f"{100 * rejected:.1f} % of the right answers" in door("search", built, photos / "class3/1.png")
     strange = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(5).integers(0, 256, (36, 40, 3), dtype=np.uint8)).save(strange)
     # Its best score stands in for a query that nothing is near enough to.

@@ -137,7 +137,9 @@ def remove(folder: str | Path, ids: Sequence[str], compact: bool = False) -> tup
     return index, said
 
 
-def set_threshold(folder: str | Path, given: Given, rate: float, strangers: bool) -> RetrievalIndex:
+def set_threshold(
+    folder: str | Path, given: Given, rate: float, strangers: bool, force: bool = False
+) -> RetrievalIndex:
     """Set the score below which the answer is "no match", and save it as a new version.
 
     Args:
@@ -145,17 +147,18 @@ def set_threshold(folder: str | Path, given: Given, rate: float, strangers: bool
         given: Validation embeddings; with labels unless they are strangers.
         rate: Share in (0, 1) of queries without a counterpart that may be matched all the same.
         strangers: Whether nothing of `given` is in the index; it is then searched there.
+        force: Also store one that rejects more than half of the right answers.
 
     Raises:
-        InputError: No index, another model, or too few rows to tell such a rate.
+        InputError: No index, another model, too few rows to tell such a rate, or most right answers rejected.
     """
     folder = Path(folder)
     index = RetrievalIndex.load(folder)
     refuse_other_model(index.model_fingerprint, given.fingerprint, str(folder))
     if strangers:
-        index.set_threshold(rate, strangers=given.vectors)
+        index.set_threshold(rate, strangers=given.vectors, force=force)
     else:
-        index.set_threshold(rate, embeddings=given.vectors, labels=given.labels)
+        index.set_threshold(rate, embeddings=given.vectors, labels=given.labels, force=force)
     _save(index, folder, None)
     return index
 

@@ -77,7 +77,9 @@ def search(options: argparse.Namespace) -> list[str]:
     if options.json:
         lines = [searches.as_json(answers)]
     else:
-        limit = [] if threshold is None else [f"results below {threshold:.4f} are left out"]
+        limit = []
+        if threshold is not None:
+            limit = [f"results below {threshold:.4f} are left out{_rejects(threshold, index)}"]
         lines = [searches.as_text(answers), *limit, *said]
     written = [f"results: {searches.write_answers(answers, options.out)}"] if options.out else []
     if options.panel:
@@ -108,15 +110,25 @@ def info(options: argparse.Namespace) -> list[str]:
 def threshold(options: argparse.Namespace) -> list[str]:
     """Set the score of a match on validation embeddings."""
     given = from_files(options.embeddings, options.table, options.label, labelled=not options.strangers)
-    found = builds.set_threshold(options.folder, given, options.false_match_rate, options.strangers).threshold
+    found = builds.set_threshold(
+        options.folder, given, options.false_match_rate, options.strangers, options.force
+    ).threshold
     if found is None:
         raise RuntimeError("the index was saved without the threshold that was just set")
     lines = [
         f"threshold {found.value:.4f}: {100 * found.measured_false_match_rate:.3g} % of {found.impostors} queries "
         f"without a counterpart are matched (wanted {100 * found.false_match_rate:.3g} %)"
     ]
-    if found.true_match_rate is not None:
-        lines.append(f"{100 * found.true_match_rate:.1f} % of {found.genuine} queries with one are matched")
+    if found.false_rejection_rate is None:
+        lines.append(
+            "how many right answers it rejects is not known: the index has no two items of one label; set it on "
+            "labelled embeddings (--table) instead of --strangers to know"
+        )
+    else:
+        lines.append(
+            f"it rejects {100 * found.false_rejection_rate:.1f} % of the right answers, of {found.genuine} queries "
+            "with a counterpart"
+        )
     if found.source == "validation":
         lines.append(
             f"set among {found.gallery} validation items; a larger index offers strangers more chances, and "
@@ -200,6 +212,14 @@ def _given(
     if texts or videos:
         raise InputError(f"the model {where} embeds images; --text and --video need a model with towers for them.")
     return from_images(source, model, where, options.batch_size)
+
+
+def _rejects(threshold: float, index: RetrievalIndex) -> str:
+    """Return what is known of the right answers that the index's own threshold rejects, else ""."""
+    own = index.threshold
+    if own is None or own.value != threshold or own.false_rejection_rate is None:
+        return ""
+    return f", and so are {100 * own.false_rejection_rate:.1f} % of the right answers it was set on"
 
 
 def _threshold(text: str | None, index: RetrievalIndex) -> float | None:

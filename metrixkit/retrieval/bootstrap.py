@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from metrixkit.errors import InputError
+from metrixkit.errors import InputError, did_you_mean
 
+SUMMARIES = ("mean", "median")
 FEW = 64  # distinct values up to which drawing how often each of them comes is cheaper than drawing queries
 DRAWN = 2**21  # drawn units held at once
 
@@ -36,15 +37,24 @@ def percentile_interval(
         low, high.
 
     Raises:
-        InputError: No value, a level outside (0, 1), fewer than one sample, or clusters of another length.
+        InputError: No value or one that is not finite, a level outside (0, 1), fewer than one sample, clusters of
+            another length, or a summary that is not known.
 
     Source:
         Efron and Tibshirani, An Introduction to the Bootstrap, 1993: the percentile interval; clusters as units as in
         Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8.
     """
     values = np.asarray(values, dtype=np.float64)
+    if summary not in SUMMARIES:
+        raise InputError(
+            f"bootstrap: no summary is called {summary!r}.{did_you_mean(str(summary), SUMMARIES)} There are "
+            f"{' and '.join(SUMMARIES)}."
+        )
     if not len(values):
         raise InputError("bootstrap: there is no value to draw from.")
+    if not np.isfinite(values).all():
+        where = int(np.argmax(~np.isfinite(values)))
+        raise InputError(f"bootstrap: value {where} is {values.flat[where]}; every value must be a finite number.")
     if not 0 < level < 1:
         raise InputError(f"bootstrap: level={level} must lie between 0 and 1, for example 0.95.")
     if samples < 1:

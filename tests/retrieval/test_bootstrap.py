@@ -97,3 +97,11 @@ def test_queries_left_out_are_not_drawn():
 def test_bad_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         percentile_interval(**({"values": np.arange(3.0)} | arguments))
+
+
+@pytest.mark.parametrize("clusters", [None, np.array([0, 0, 1])])
+def test_a_summary_that_is_not_known_is_refused(clusters) -> None:
+    with pytest.raises(InputError, match=r"no summary is called 'medain'.*median"):
+        percentile_interval(np.array([0.0, 1.0, 2.0]), clusters=clusters, summary="medain")
+    with pytest.raises(InputError, match="value 1 is nan"):
+        percentile_interval(np.array([0.0, np.nan, 2.0]), clusters=clusters)

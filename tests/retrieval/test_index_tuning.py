@@ -96,13 +96,13 @@ def test_the_threshold_from_validation_and_from_scores_agree() -> None:
     rows, labels = population(0, range(40))
     rows += 0.9 * np.random.default_rng(9).standard_normal(rows.shape)
     index = RetrievalIndex.build(rows, np.arange(len(rows)))
-    found = index.set_threshold(0.02, embeddings=rows, labels=labels)
+    found = index.set_threshold(0.02, embeddings=rows, labels=labels, force=True)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     table = unit @ unit.T
     same = labels[:, None] == labels
     impostor = np.where(same, -2, table).max(1)
     genuine = np.where(same & ~np.eye(len(rows), dtype=bool), table, -2).max(1)
-    other = index.set_threshold(0.02, impostor=impostor, genuine=genuine)
+    other = index.set_threshold(0.02, impostor=impostor, genuine=genuine, force=True)
     assert found.value == pytest.approx(other.value, abs=1e-6)
     assert (impostor >= found.value).sum() == 8
     assert 0 < found.true_match_rate < 0.99
@@ -162,3 +162,38 @@ def test_sweep_of_an_index_and_of_kinds() -> None:
     ):
         with pytest.raises(InputError):
             call()
+
+
+def test_a_threshold_tells_what_it_rejects_and_above_a_half_wants_force(tmp_path: Path) -> None:
+    scores = {"impostor": [0.9, 0.5, 0.4, 0.1], "genuine": [0.95, 0.7, 0.6, 0.3, 0.2, 0.1]}
+    index = RetrievalIndex.build(np.eye(3), np.arange(3))
+    assert index.set_threshold(0.5, **scores).false_rejection_rate == pytest.approx(0.5)
+    kept = index.threshold
+    with pytest.raises(InputError, match=r"rejects 83\.3 % of the 6 right answers.*--force"):
+        index.set_threshold(0.25, impostor=[0.9, 0.8, 0.4, 0.1], genuine=scores["genuine"])
+    assert index.threshold == kept
+    found = index.set_threshold(0.25, impostor=[0.9, 0.8, 0.4, 0.1], genuine=scores["genuine"], force=True)
+    assert index.info()["threshold"]["false_rejection_rate"] == pytest.approx(5 / 6) == found.false_rejection_rate
+    index.save(tmp_path / "i")
+    assert RetrievalIndex.load(tmp_path / "i").threshold == found
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_strangers_take_right_answers_from_the_labels_of_the_index(metric: str) -> None:
+    rows, labels = population(0, range(30))
+    index = RetrievalIndex.build(rows, np.arange(len(rows)), "Flat", metric, labels=labels)
+    index.remove(np.arange(10, 15))
+    found = index.set_threshold(0.05, strangers=population(1, range(60, 130))[0])
+    left = np.setdiff1d(np.arange(len(rows)), np.arange(10, 15))
+    rows, labels = rows[left].astype(np.float32).astype(np.float64), labels[left]
+    if metric == "cosine":
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        table = rows @ rows.T
+    else:
+        table = -np.square(rows[:, None] - rows).sum(2)
+    same = (labels[:, None] == labels) & ~np.eye(len(rows), dtype=bool)
+    best = np.where(same, table, -np.inf).max(1)
+    assert found.genuine == 295
+    assert found.true_match_rate == pytest.approx((best >= found.value).mean())
+    bare = RetrievalIndex.build(rows, np.arange(len(rows)), "Flat", metric)
+    assert bare.set_threshold(0.05, strangers=population(1, range(60, 130))[0]).false_rejection_rate is None

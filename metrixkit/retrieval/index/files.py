@@ -145,7 +145,9 @@ def describe(engine: Engine, table: Table, record: Record) -> dict[str, Any]:
         "mapped": engine.mapped is not None,
         "gpu": engine.gpu,
         "model_fingerprint": record.model_fingerprint,
-        "threshold": None if record.threshold is None else asdict(record.threshold),
+        "threshold": None
+        if record.threshold is None
+        else {**asdict(record.threshold), "false_rejection_rate": record.threshold.false_rejection_rate},
         "seed": record.seed,
         "train_size": record.train_size,
         "created": record.created,

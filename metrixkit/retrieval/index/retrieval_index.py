@@ -17,7 +17,7 @@ from metrixkit.retrieval.index.choice import choose_factory
 from metrixkit.retrieval.index.engine import Engine
 from metrixkit.retrieval.index.factory import parse_factory
 from metrixkit.retrieval.index.table import NO_MATCH, Filter, Table, check_count, read_new_ids, read_new_labels
-from metrixkit.retrieval.index.threshold import Threshold, threshold_from_scores, validation_scores
+from metrixkit.retrieval.index.threshold import Threshold, scores_within, threshold_from_scores, validation_scores
 
 
 class RetrievalIndex:
@@ -275,6 +275,7 @@ class RetrievalIndex:
         strangers: Any = None,
         embeddings: Any = None,
         labels: Any = None,
+        force: bool = False,
     ) -> Threshold:
         """Set the score that :meth:`match` asks for, from one of three things.
 
@@ -283,16 +284,20 @@ class RetrievalIndex:
             impostor: (n,) best scores of such queries. `genuine`: (m,) scores of queries with a counterpart, or None.
             genuine: See `impostor`.
             strangers: (n, d) validation embeddings of things that are not in the index. They are searched here, so the
-                threshold fits this index, its size and its scores; the best way.
+                threshold fits this index, its size and its scores; the best way. Right answers are then `genuine`, or
+                else what up to 1024 indexed items score with another one of their own label.
             embeddings: (n, d) validation embeddings, searched exactly among themselves; with `labels`. A stranger's
                 score is the best with an item of another label. Too low for an index much larger than n.
             labels: (n,) labels of `embeddings`.
+            force: Also keep one that rejects more than half of the right answers.
 
         Returns:
-            The threshold, kept and saved with the index.
+            The threshold, kept and saved with the index; its ``false_rejection_rate`` is the share of right answers
+            that it rejects.
 
         Raises:
-            InputError: Not exactly one source; fewer than 1 / `false_match_rate` queries; a rate outside (0, 1).
+            InputError: Not exactly one source; fewer than 1 / `false_match_rate` queries; a rate outside (0, 1); most
+                right answers rejected, without `force`.
         """
         if sum(source is not None for source in (impostor, strangers, embeddings)) != 1:
             raise InputError(
@@ -302,11 +307,18 @@ class RetrievalIndex:
             found = threshold_from_scores(false_match_rate, impostor, genuine)
         elif strangers is not None:
             scores = self._search(strangers, 1, None, None)[0][:, 0]
+            if genuine is None:
+                there = np.flatnonzero(~self._table.dead)
+                genuine = scores_within(
+                    self.labels, lambda rows: self._engine.reconstruct(there[rows]), self.metric == "euclidean"
+                )
             found = threshold_from_scores(false_match_rate, scores, genuine, "strangers", len(self))
         else:
             rows = vectors.read_rows(embeddings, "embeddings", self.metric, dim=self.dim)
             strange, mates = validation_scores(rows, labels, self.metric == "euclidean")
             found = threshold_from_scores(false_match_rate, strange, mates, "validation", rows.count)
+        if not force:
+            found.refuse_rejecting()
         self._record.threshold = found
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from metrixkit.retrieval.exact.rows import Rows
 from metrixkit.retrieval.exact.setting import read_labels
 
 QUERIES = 1024  # scored at once
+ASKED = 1024  # indexed items that are asked for another one of their own label
+MOST_REJECTED = 0.5  # of right answers; a threshold above it needs to be forced
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Threshold:
         source: What the scores were: "scores", "strangers" or "validation".
         impostors: Scores it was set on, of queries without a counterpart.
         measured_false_match_rate: Share of those at `value` or above; at most `false_match_rate`.
-        genuine: Scores of queries with one, 0 where none were given.
+        genuine: Scores of queries with one, its right answers; 0 where none were given.
         true_match_rate: Share of those at `value` or above, or None.
         gallery: Items that were searched for the impostors' scores, or None where the caller had the scores. A larger
             gallery offers strangers more chances: set the threshold again when the index has grown much.
@@ -39,6 +42,22 @@ class Threshold:
     genuine: int = 0
     true_match_rate: float | None = None
     gallery: int | None = None
+
+    @property
+    def false_rejection_rate(self) -> float | None:
+        """Share of the right answers it was set on that are rejected; None where none were given."""
+        return None if self.true_match_rate is None else 1 - self.true_match_rate
+
+    def refuse_rejecting(self) -> None:
+        """Raise InputError where more than half of the right answers would be rejected."""
+        rejected = self.false_rejection_rate
+        if rejected is not None and rejected > MOST_REJECTED:
+            raise InputError(
+                f"a threshold of {self.value:.4f} keeps the false matches at {100 * self.false_match_rate:.3g} % and "
+                f"rejects {100 * rejected:.1f} % of the {self.genuine} right answers it was set on: most searches for "
+                "something that is there would find nothing. Ask for a higher --false-match-rate (Python: "
+                "false_match_rate=), train a better model, or store it all the same with --force (Python: force=True)."
+            )
 
 
 def threshold_from_scores(
@@ -115,6 +134,40 @@ def validation_scores(rows: Rows, labels: Any, euclidean: bool) -> tuple[np.ndar
         same[np.arange(len(block)), np.arange(start, start + len(block))] = False
         genuine[piece] = np.where(same, table, -np.inf).max(axis=1)
     return impostor.astype(np.float32), genuine[np.isfinite(genuine)].astype(np.float32)
+
+
+def scores_within(
+    labels: np.ndarray | None, reconstruct: Callable[[np.ndarray], np.ndarray], euclidean: bool, seed: int = 0
+) -> np.ndarray | None:
+    """Return the best score of indexed items with another one of their own label: right answers that an index knows of.
+
+    Args:
+        labels: (N,) of the items, or None.
+        reconstruct: (n,) positions among these to their (n, d) float32 vectors.
+        euclidean: Whether scores are negative squared distances, else dot products.
+        seed: Which items are asked, where more than :data:`ASKED` have another one.
+
+    Returns:
+        (m,) float32, m <= :data:`ASKED`; None without labels, or where no two items share one.
+    """
+    if labels is None:
+        return None
+    codes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    having = np.flatnonzero(counts[codes] > 1)
+    if not len(having):
+        return None
+    asked = np.random.default_rng(seed).permutation(having)[:ASKED]
+    best = []
+    for code in np.unique(codes[asked]):
+        members, own = np.flatnonzero(codes == code), asked[codes[asked] == code]
+        rows, queries = reconstruct(members), reconstruct(own)
+        scores = queries @ rows.T
+        if euclidean:
+            squares = np.square(queries).sum(1)[:, None] + np.square(rows).sum(1)
+            scores = -np.maximum(squares - 2 * scores, 0)
+        scores[own[:, None] == members] = -np.inf
+        best.append(scores.max(axis=1))
+    return np.concatenate(best).astype(np.float32)
 
 
 def _scores(values: Any, name: str) -> np.ndarray:

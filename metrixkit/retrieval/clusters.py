@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.labels import read_labels
 from metrixkit.retrieval.exact.rows import Distance, Rows, check_distance
-from metrixkit.retrieval.exact.setting import read_labels
 
 ITERATIONS = 50
 PLUS_PLUS_UP_TO = 1000  # clusters; k-means++ seeding beyond would cost more than the clustering itself

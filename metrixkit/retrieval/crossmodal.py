@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.errors import InputError, did_you_mean
+from metrixkit.labels import read_labels
 from metrixkit.retrieval.bootstrap import percentile_interval
 from metrixkit.retrieval.exact.crossranks import CrossRanks, cross_ranks
 from metrixkit.retrieval.exact.crossscores import EmbeddingScores, MatrixScores, Scores
 from metrixkit.retrieval.exact.rows import Rows
-from metrixkit.retrieval.exact.setting import TIE, read_ids, read_labels
+from metrixkit.retrieval.exact.setting import TIE, read_ids
 from metrixkit.retrieval.result import LEVEL, Evaluation
 
 TIES = "Ties count against the query (pessimistic rank)."

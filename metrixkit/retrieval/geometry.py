@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from metrixkit.errors import InputError
+from metrixkit.labels import read_labels
 from metrixkit.retrieval.exact.nearest import nearest_scores
 from metrixkit.retrieval.exact.rows import BLOCK, Rows
 from metrixkit.retrieval.exact.screen import Precision
-from metrixkit.retrieval.exact.setting import Pair, read_labels
+from metrixkit.retrieval.exact.setting import Pair
 
 TILE = 2048
 

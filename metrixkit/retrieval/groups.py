@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from metrixkit.errors import InputError
+from metrixkit.labels import read_labels
 from metrixkit.retrieval.exact.dense import ranks_of_costs
 from metrixkit.retrieval.exact.ranks import RankBlock
-from metrixkit.retrieval.exact.setting import Labels, Pair, read_labels
+from metrixkit.retrieval.exact.setting import Labels, Pair
 
 COSTS = 2**23  # costs held at once (64 MB): queries of a block times groups
 QUERY_BLOCK, TILE = 1024, 2048

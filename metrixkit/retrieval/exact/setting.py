@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.labels import read_labels, refuse_two_forms
 from metrixkit.retrieval.exact.rows import Distance, Rows, check_distance
 
 TIE = 1e-12  # scores this near are equal
@@ -137,6 +137,8 @@ def pair_up(queries: Any, gallery: Any, query_ids: Any, gallery_ids: Any, distan
     if both_named:
         place = {name: position for position, name in enumerate(others.tolist())}
         own = np.array([place.get(name, -1) for name in ids.tolist()], dtype=np.int64)
+        # An id in another Unicode form would leave the query in its own gallery, as its nearest neighbour.
+        refuse_two_forms((*ids[own < 0].tolist(), *place), "query_ids and gallery_ids")
     return Pair(query_rows, gallery_rows, ids, others, own, distance)  # type: ignore[arg-type]
 
 
@@ -172,13 +174,15 @@ def label_up(pair: Pair, query_labels: Any, gallery_labels: Any) -> Labels:
     asked = read_labels(query_labels, "query_labels")
     _check_count(asked, pair.queries.count, "query_labels", "queries")
     if alone:
-        _, codes = np.unique(asked, return_inverse=True)
+        names, codes = np.unique(asked, return_inverse=True)
+        _refuse_lookalikes(names, "query_labels")
         return Labels(asked, asked, codes.astype(np.int64), codes.astype(np.int64))
     there = read_labels(gallery_labels, "gallery_labels")
     _check_count(there, pair.gallery.count, "gallery_labels", "gallery")
     if asked.dtype.kind != there.dtype.kind:  # 7 from a tensor and "7" from a table are one class
         asked, there = asked.astype(str), there.astype(str)
-    _, codes = np.unique(np.concatenate([asked, there]), return_inverse=True)
+    names, codes = np.unique(np.concatenate([asked, there]), return_inverse=True)
+    _refuse_lookalikes(names, "query_labels and gallery_labels")
     query_codes, gallery_codes = codes[: len(asked)].astype(np.int64), codes[len(asked) :].astype(np.int64)
     clash = (pair.own >= 0) & (gallery_codes[pair.own] != query_codes)
     if clash.any():
@@ -191,34 +195,9 @@ def label_up(pair: Pair, query_labels: Any, gallery_labels: Any) -> Labels:
     return Labels(asked, there, query_codes, gallery_codes)
 
 
-def read_labels(values: Any, name: str) -> np.ndarray:
-    """Return `values` (tensor, array, series or list of integers or strings) as a (n,) int64 or unicode array.
-
-    Raises:
-        InputError: Not one-dimensional, a missing value, or fractions.
-    """
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise InputError(f"{name}: expected one value an item (one dimension), found shape {array.shape}.")
-    if array.dtype.kind == "O":
-        missing = [i for i, value in enumerate(array.tolist()) if value is None or value is pd.NA or value != value]
-        if missing:
-            raise InputError(f"{name}: the value at position {missing[0]} is missing ({len(missing)} in all).")
-        return array.astype(str)
-    if array.dtype.kind == "S":
-        return np.char.decode(array, "utf-8")
-    if array.dtype.kind in "iub":
-        return array.astype(np.int64)
-    if array.dtype.kind == "f" and bool((np.isfinite(array) & (array == np.floor(array))).all()):
-        return array.astype(np.int64)
-    if array.dtype.kind in "UT":
-        return array.astype(str)
-    raise InputError(
-        f"{name}: expected integers or strings, found {array.dtype}"
-        + (" with fractions or NaN." if array.dtype.kind == "f" else ".")
-    )
+def _refuse_lookalikes(labels: np.ndarray, what: str) -> None:
+    if labels.dtype.kind == "U":
+        refuse_two_forms(labels.tolist(), what)
 
 
 def read_ids(values: Any, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metrixkit.errors import InputError, did_you_mean
-from metrixkit.retrieval.exact.setting import read_labels
+from metrixkit.labels import read_labels
 
 NO_MATCH = "no match"  # what match() answers where no item is near enough
 Filter = Iterable[str] | np.ndarray | Callable[[str], bool]

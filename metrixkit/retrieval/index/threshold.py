@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.labels import read_labels
 from metrixkit.retrieval.exact.rows import Rows
-from metrixkit.retrieval.exact.setting import read_labels
 
 QUERIES = 1024  # scored at once
 ASKED = 1024  # indexed items that are asked for another one of their own label

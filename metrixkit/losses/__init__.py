@@ -1,4 +1,7 @@
-"""What is minimised: generalised pair and proxy losses, mixing with labels on top, and other packages' losses."""
+"""What is minimised: generalised pair and proxy losses, mixing with labels on top, and other packages' losses.
+
+A row that holds NaN or infinity makes each of them NaN, whatever hinge, choice or mean over terms stands between.
+"""
 
 from collections.abc import Callable
 

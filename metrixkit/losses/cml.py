@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.losses.matched import Takes, check_margin, check_sides, common_precision, margin_of
+from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import no_autocast
 
 
@@ -63,9 +64,10 @@ def cml_min_triplet(
     u, p, n = _triples(user, positive, negatives)
     with no_autocast(u):
         near = torch.linalg.vector_norm(u - p, dim=1)
-        far = torch.linalg.vector_norm(u[:, None] - n, dim=2).amin(1)
-        demanded = near + _margins(margin, u)
-        return (demanded[:, None] - far if official else demanded - far).clamp(min=0).mean()
+        distance = torch.linalg.vector_norm(u[:, None] - n, dim=2)
+        demanded, far = near + _margins(margin, u), distance.amin(1)
+        hinge = (demanded[:, None] - far if official else demanded - far).clamp(min=0)
+        return hinge.mean() + spoilt(near, distance)
 
 
 def cml_sum_triplet(user: Tensor, positive: Tensor, negatives: Tensor, margin: float | Tensor = 1.5) -> Tensor:
@@ -89,7 +91,7 @@ def cml_sum_triplet(user: Tensor, positive: Tensor, negatives: Tensor, margin: f
     with no_autocast(u):
         near = (u - p).square().sum(1)
         far = (u[:, None] - n).square().sum(2)
-        return ((near + _margins(margin, u))[:, None] - far).clamp(min=0).mean()
+        return ((near + _margins(margin, u))[:, None] - far).clamp(min=0).mean() + spoilt(near, far)
 
 
 def bpr(user: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ def bpr(user: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
     u, p, n = _triples(user, positive, negatives)
     with no_autocast(u):
         gain = (u * p).sum(1)[:, None] - (u[:, None] * n).sum(2)
-        return -F.logsigmoid(gain).mean()
+        return -F.logsigmoid(gain).mean() + spoilt(gain)
 
 
 class CMLMinTriplet(nn.Module):

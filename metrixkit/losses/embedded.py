@@ -55,7 +55,8 @@ class EmbeddedMixtures:
             share = 1 / counts.clamp(min=1).to(similarity.dtype) if self.average else ones
             mixtures = Mixtures(plan, ratio, share, weight_pos, weight_neg, self.columns_of_first)
             cosines = self.cosines() if self.cosines is not None else None
-            return mixture_loss(self.loss.form, self.to_first, similarity, cosines, mixtures)
+            mixed = mixture_loss(self.loss.form, self.to_first, similarity, cosines, mixtures)
+            return mixed + self.relations.spoilt()
 
 
 def embedded_mixtures(

@@ -103,7 +103,7 @@ def log_sum_exp(x: Tensor, plus_one: bool) -> Tensor:
     total = (x - peak[:, None]).exp().sum(1)
     if plus_one:  # exp(-peak) + total, without loss where both are tiny beside 1
         return torch.log1p(total + torch.expm1(-peak)) + peak
-    return torch.where(total > 0, total, 1).log() + peak
+    return torch.where(total == 0, 1, total).log() + peak
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class LogForm:
         pos, neg = values
         loss = pos * chunk.weight_pos + neg * chunk.weight_neg
         if self.clamp:
-            kept = pos + neg > 0
-            loss, slopes = torch.where(kept, loss, 0), [slope * kept for slope in slopes]
+            dropped = pos + neg <= 0  # not "> 0", which would drop what is NaN
+            loss, slopes = torch.where(dropped, 0, loss), [slope * ~dropped for slope in slopes]
         if not grad:
             return loss.sum(), None
         by_row = [slope.index_select(0, chunk.anchor)[:, None] for slope in slopes]
@@ -173,8 +173,9 @@ def log_side(side: LogSide, y: Weight, chunk: Chunk) -> tuple[Tensor, Tensor, Te
         whole = total + torch.exp(-shift)
         value = torch.where(shift > 0, whole.log() + shift, torch.log1p(total))
         return side.scale * value, side.scale * side.slope * factor / whole, e
-    safe = torch.where(total > 0, total, 1)
-    value = torch.where(total > 0, (safe.log() + shift) * side.scale, side.empty)
+    empty = total == 0  # an anchor that is NaN is not empty
+    safe = torch.where(empty, 1, total)
+    value = torch.where(empty, side.empty, (safe.log() + shift) * side.scale)
     return value, side.scale * side.slope * factor / safe, e
 
 

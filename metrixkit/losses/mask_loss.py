@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.losses.checks import check_known
+from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.two_hot import share_rows
 from metrixkit.losses.unit import full_precision, no_autocast
 
@@ -73,7 +74,8 @@ def mask_loss(
                 )
             rows, share = rows.reshape(1, -1), share[:1]
         if kind == "sparsity":
-            return ((rows * (1 - rows)).mean(1) - margin).clamp(min=0).mean()
+            grey = (rows * (1 - rows)).mean(1)
+            return (grey - margin).clamp(min=0).mean() + spoilt(grey)
         distance = rows.mean(1) - share
         far = distance.square() - margin**2 if kind == "l2+variance" else distance.abs() - margin
         far = far.clamp(min=0)

@@ -272,5 +272,5 @@ def _factorised(form: LogForm, to_first: Tensor, to_second: Tensor, mixtures: Mi
     pos, neg = side(form.pos, y), side(form.neg, 1 - y)
     loss = pos * mixtures.weight_pos + neg * mixtures.weight_neg
     if form.clamp:
-        loss = torch.where(pos + neg > 0, loss, 0)
+        loss = torch.where(pos + neg <= 0, 0, loss)
     return loss.sum()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.losses.relations import pair_masks
+from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import check_batch, full_precision, no_autocast, unit_rows
 
 _KINDS = ("positive-negative", "anchor-negative")
@@ -19,7 +20,8 @@ def _mean_of_nonzero(values: Tensor) -> Tensor:
 def _length(vectors: Tensor) -> Tensor:
     # The root of exactly zero has no slope; identical rows stand at distance 0 and are not moved.
     squares = vectors.square().sum(-1)
-    return torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
+    same = squares == 0  # a row that is NaN is not the same as another
+    return torch.where(same, 1, squares).sqrt() * ~same
 
 
 class OfficialContrastive(nn.Module):
@@ -78,4 +80,4 @@ class OfficialContrastive(nn.Module):
             near = (distance * times).sum() / (times * (distance > 0)).sum().clamp(min=1)
             gap = (self.margin - distance).clamp(min=0)
             far = (gap * times).sum() / (times * (gap > 0)).sum().clamp(min=1)
-            return lam * near + (1 - lam) * far
+            return lam * near + (1 - lam) * far + spoilt(rows)

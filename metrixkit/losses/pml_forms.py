@@ -36,11 +36,11 @@ class DistanceForm:
     def _similarity(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return t and its derivative by s."""
         half = (1 - s) / 2
-        apart = half > 4 * torch.finfo(s.dtype).eps
-        half = torch.where(apart, half, 1)  # keeps the derivative finite where it is not used
+        at_zero = half <= 4 * torch.finfo(s.dtype).eps  # NaN is not
+        half = torch.where(at_zero, 1, half)  # keeps the derivative finite where it is not used
         root = half.pow(self.power / 2)
         slope = self.power / 2 * root.detach() / half.detach()
-        return torch.where(apart, 1 - 2 * root, 1), torch.where(apart, slope, 0)
+        return torch.where(at_zero, 1, 1 - 2 * root), torch.where(at_zero, 0, slope)
 
     def terms(self, s: Tensor, w_pos: Tensor, w_neg: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`~metrixkit.losses.forms.Form.terms`."""

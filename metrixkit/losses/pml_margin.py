@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.losses.pml import PML
+from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import full_precision, no_autocast
 
 _Rule = Literal["gap", "bound"]
@@ -106,4 +107,4 @@ def asked_again(pml: PML, mixed: Tensor, share: float | Tensor, embeddings: Tens
         others = {} if weight is not None else {"ref_emb": clean, "ref_labels": labels}
         mined = None if pml.miner is None else pml.miner(rows, labels, **others)
         value: Tensor = loss(rows, labels, mined, **others)
-        return value
+        return value + spoilt(rows, clean, *loss.parameters())

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metrixkit.losses.spoilt import spoilt
+
 
 @dataclass(frozen=True)
 class Relations:
@@ -32,6 +34,11 @@ class Relations:
     candidate_cosines: Callable[[Tensor | None], Tensor]
     itself: bool
     anchor_cosines: Callable[[], Tensor]
+
+    def spoilt(self) -> Tensor:
+        """Return 0, or NaN where a row is not finite: for sums over some of the rows; see :mod:`.spoilt`."""
+        # All similarities of such a row are NaN, so that one column shows the anchors and one row the candidates.
+        return spoilt(self.similarity[:1], self.similarity[:, :1])
 
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:

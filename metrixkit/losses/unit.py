@@ -51,9 +51,13 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> None:
 
 
 def unit_and_inverse(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B, d) rows at length 1 and their inverse lengths (B, 1), both 0 for a zero row."""
+    """Return (B, d) rows at length 1 and their inverse lengths (B, 1), both 0 for a zero row.
+
+    A row whose length is not finite becomes NaN as a whole, so that every similarity with it is NaN.
+    """
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    inverse = torch.where(length > _SHORTEST, 1 / length, torch.zeros((), dtype=length.dtype, device=length.device))
+    # 0 * length is NaN where the length is infinite, whose inverse would be a harmless 0.
+    inverse = torch.where(length <= _SHORTEST, 0, 1 / length + 0 * length)
     return rows * inverse, inverse
 
 

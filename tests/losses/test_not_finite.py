@@ -1,0 +1,85 @@
+"""A row that is not finite makes every loss NaN, or is refused: no loss answers a number that hides it."""
+
+import pytest
+import torch
+from contrast_catalogue import contrasts
+from loss_catalogue import metrix, on_labels, pair_losses, proxy_losses
+
+from metrixkit import losses
+from metrixkit.errors import InputError
+from metrixkit.losses.spoilt import spoilt
+from metrixkit.losses.unit import unit_and_inverse
+
+CASES = [*on_labels(), *metrix(), *contrasts()]
+IDS = [case.name for case in CASES]
+BAD = (float("nan"), float("inf"), float("-inf"))
+NO_LOSSES = {
+    "LOSSES", "ClusterLosses", "HarderDraw", "PairLoss", "ProxyLoss", "Ramp", "Terms", "cluster_weights",
+    "draw_harder", "extend_positives", "from_pml", "same_label", "sinkhorn",
+    "mochi_loss_drawn",  # what mochi_loss calls
+}  # fmt: skip
+
+
+def hidden_in(case, values):
+    """Return where a value that is not finite is hidden by a finite loss: [(tensor, row, value), ...]."""
+    found = []
+    for name, tensor in case.tensors.items():
+        for row in range(len(tensor)):
+            for value in values(row):
+                if case.name == "two_hot_cross_entropy" and value == float("-inf"):
+                    continue  # which is how a candidate is ruled out there
+                changed = tensor.clone()
+                changed[row].view(-1)[1 % changed[row].numel()] = value
+                try:
+                    loss = case.value({**case.tensors, name: changed})
+                except InputError:
+                    continue
+                if bool(torch.isfinite(loss)):
+                    found.append((name, row, value))
+    return found
+
+
+def test_the_catalogue_holds_every_public_loss():
+    assert len(set(IDS)) == len(IDS)
+    names = " ".join(IDS)
+    assert {name for name in losses.__all__ if name not in names} - NO_LOSSES == set()
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_row_that_is_not_finite_shows_in_the_loss(case):
+    assert bool(torch.isfinite(case.value(case.tensors))), "the batch itself has a loss"
+    assert hidden_in(case, lambda row: BAD[row % 3 :][:1]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_any_such_value_in_any_row_shows_in_the_loss(case):
+    assert hidden_in(case, lambda row: BAD) == []
+
+
+@pytest.mark.parametrize("name", [*pair_losses(), *proxy_losses()])
+def test_a_similarity_that_is_nan_shows_in_the_loss_of_its_anchor_alone(name):
+    loss = {**pair_losses(), **proxy_losses()}[name]
+    s = torch.linspace(-0.5, 0.5, 12).view(3, 4)
+    w_pos = torch.tensor([[True, True, False, False]] * 3)
+    s[1, 0] = float("nan")
+    each = loss.from_similarity(s, w_pos, ~w_pos)
+    assert each.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("value", [*BAD, 1e30])
+def test_a_row_without_a_finite_length_is_nan_as_a_whole(value):
+    rows = torch.ones(3, 4)
+    rows[1, 2] = value
+    rows[2] = 0
+    unit, inverse = unit_and_inverse(rows)
+    assert unit[1].isnan().all()
+    assert inverse[1].isnan().all()
+    torch.testing.assert_close(unit[[0, 2]], torch.tensor([[0.5] * 4, [0.0] * 4]))
+
+
+def test_spoilt_is_zero_for_anything_finite():
+    finite = [torch.full((300,), 6e4, dtype=torch.float16), torch.full((3, 3), -3e38), torch.zeros(0, 4)]
+    assert [float(spoilt(t)) for t in finite] == [0, 0, 0]
+    for value in BAD:
+        assert bool(spoilt(torch.zeros(3), torch.tensor([1.0, value])).isnan())

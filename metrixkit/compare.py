@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from metrixkit._doors import guarded
-from metrixkit.errors import InputError
+from metrixkit.files import check_file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,20 +46,20 @@ def main(argv: list[str] | None = None) -> int:
         from metrixkit.report.markup import write_text
         from metrixkit.training.run import command
 
+        outputs = {kind: vars(options)[kind] for kind in (*WRITERS, "plot", "html")}
+        for kind, target in outputs.items():
+            if target:
+                check_file(target, f"--{kind}")  # before the work and not after it
         metrics = None if options.metrics is None else [m.strip() for m in options.metrics.split(",") if m.strip()]
         comparison = compare(options.runs, metrics, options.against, options.force, options.seed)
         print(as_text(comparison))
-        try:
-            for kind, write in WRITERS.items():
-                target = getattr(options, kind)
-                if target:
-                    print(f"{kind}: {write_text(write(comparison), target)}")
-            if options.plot:
-                print(f"plot: {comparison_plot(comparison, options.plot)}")
-            if options.html:
-                print(f"page: {comparison_page(comparison, options.html, command())}")
-        except OSError as error:
-            raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
+        for kind, write in WRITERS.items():
+            if outputs[kind]:
+                print(f"{kind}: {write_text(write(comparison), outputs[kind])}")
+        if options.plot:
+            print(f"plot: {comparison_plot(comparison, options.plot)}")
+        if options.html:
+            print(f"page: {comparison_page(comparison, options.html, command())}")
         return 0
 
     return guarded("compare", work)

@@ -20,6 +20,7 @@ from metrixkit.data import DATASETS, SAMPLERS
 from metrixkit.data.transforms import Transform
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.families import lookup
+from metrixkit.files import write_text
 from metrixkit.input_settings import FrameSettings, LoaderSettings
 from metrixkit.losses import LOSSES
 from metrixkit.methods import LABEL_MIXERS, METHODS, MIXERS
@@ -246,7 +247,7 @@ def build(config: Mapping[str, Any], key: str, **provided: Any) -> Any:
 
 def save(config: Mapping[str, Any], path: Path) -> None:
     """Write a resolved config as YAML."""
-    path.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def _anywhere(key: str) -> str:

@@ -19,7 +19,6 @@ classification run, top-1 and top-5 of its classifier beside the retrieval.
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from pathlib import Path
 
@@ -83,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         from metrixkit.errors import InputError
+        from metrixkit.files import check_file, write_json
         from metrixkit.judging import labelled
         from metrixkit.judging.extras import Extras
         from metrixkit.judging.pair_files import PairFiles
@@ -90,7 +90,6 @@ def main(argv: list[str] | None = None) -> int:
         from metrixkit.judging.probes import Probes
         from metrixkit.report import format_table
         from metrixkit.report.roc import roc_curve
-        from metrixkit.training.run import write_json
 
         rerank = tuple(filter(None, options.rerank.split(",")))
         files = PairFiles(
@@ -99,13 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         overrides = [*([options.where] if options.where else []), *options.overrides]
         paired = files != PairFiles()
         if options.out:
-            # Before the work and not after it.
-            try:
-                Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-                if Path(options.out).is_dir():
-                    raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            except OSError as error:
-                raise InputError(f"--out {options.out}: {error.strerror}; name a file that can be written.") from error
+            check_file(options.out, "--out")  # before the work and not after it
         if paired and (options.verify or options.index or options.factory):
             raise InputError("--verify, --index and --factory do not go with --text, --video or --similarity.")
         extras = Extras(options.group_by, options.verify, () if paired else rerank, options.index, options.factory)
@@ -130,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join([*said, format_table(ranked), *tables]))
         if options.out:
             out = Path(options.out)
-            write_json(out, result)
+            write_json(out, result, "--out")
             print(f"result: {out}")
             if picture is not None:
                 print(f"curve: {roc_curve(picture, out.with_suffix('.roc.png'))}")

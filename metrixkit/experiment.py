@@ -11,6 +11,7 @@ import torch
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
+from metrixkit.files import write_json
 from metrixkit.jobs import JOBS, images
 from metrixkit.jobs.job import Job
 from metrixkit.report import format_table, write_report
@@ -18,7 +19,7 @@ from metrixkit.training import checkpoint
 from metrixkit.training.checkpoint import Progress
 from metrixkit.training.log import RunLog
 from metrixkit.training.loop import Trainer, make_fabric
-from metrixkit.training.run import RunFolder, environment, versions, write_json
+from metrixkit.training.run import RunFolder, environment, versions
 
 OUTCOMES = (
     ("results", "results.json"),

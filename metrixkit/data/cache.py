@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metrixkit.data.decode import container, decode
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes
 
 _FORMAT_VERSION = 1
 
@@ -92,7 +93,8 @@ class CachedDecode:
 
         small = F.resize(image, [self.short_side], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
         encoded = self._encode(small)
-        self._store(place, encoded)
+        # Not durable: a copy that a power failure cut short is made anew.
+        write_bytes(place, encoded, "loader.cache", durable=False)
         # What was stored, not what was scaled: the first epoch must see the same pixels as the next.
         return decode(encoded)
 
@@ -113,19 +115,6 @@ class CachedDecode:
         else:
             picture.save(buffer, "JPEG", quality=95, subsampling=0)
         return buffer.getvalue()
-
-    def _store(self, place: Path, content: bytes) -> None:
-        temporary: str | None = None
-        try:
-            place.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".", suffix=".tmp", delete=False) as file:
-                temporary = file.name
-                file.write(content)
-            os.replace(temporary, place)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            raise self._cannot_write(error) from error
 
     def _cannot_write(self, error: OSError) -> InputError:
         return InputError(

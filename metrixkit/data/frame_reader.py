@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from metrixkit.data.frame_times import Sampling, parse_segment
 from metrixkit.data.frames import read_frames
 from metrixkit.errors import InputError
+from metrixkit.files import replacing
 
 # Raise it when frames come out otherwise: caches of older versions are then left alone.
 _FORMAT = 1
@@ -89,17 +89,9 @@ class FrameReader:
         return self.cache / digest[:2] / f"{digest}.npz"
 
     def _store(self, place: Path, frames: np.ndarray, times: np.ndarray) -> None:
-        temporary: str | None = None
-        try:
-            place.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".", suffix=".tmp", delete=False) as file:
-                temporary = file.name
-                np.savez(file, frames=frames, times=times)
-            os.replace(temporary, place)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            raise self._cannot_write(error) from error
+        # Not durable: an entry that a power failure cut short is made anew.
+        with replacing(place, "frames.cache", durable=False) as file:
+            np.savez(file, frames=frames, times=times)
 
     def _cannot_write(self, error: OSError) -> InputError:
         return InputError(

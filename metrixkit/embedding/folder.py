@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from metrixkit.data.loader import default_workers
 from metrixkit.data.sets.images import SUFFIXES, image_files
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
+from metrixkit.files import check_folder, replacing, write_json, write_text
 from metrixkit.inference import default_device, embed_items
-from metrixkit.training.run import write_json
 
 COLUMNS = ("id", "path", "label", "split")
 GROUP = 16_384  # rows of a parquet row group: what a reader holds at a time
@@ -42,13 +41,9 @@ def embed_to_folder(
     """
     if parquet:
         _pyarrow()  # before the work, not after it
+    target = check_folder(out, "--out")
     items = read_source(source)
     embedder = load_image_model(model, default_device())
-    target = Path(out)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}.") from error
     vectors = embed_items(
         embedder.encoder,
         items,
@@ -56,17 +51,11 @@ def embed_to_folder(
         batch_size=batch_size,
         workers=min(default_workers(), len(items) // 256),
     ).numpy()
-    files: dict[str, Callable[[Path], object]] = {
-        "embeddings.npy": lambda path: np.save(path, vectors),
-        "table.csv": lambda path: items.to_csv(path, index=False),
-    }
+    with replacing(target / "embeddings.npy") as file:
+        np.save(file, vectors)
+    write_text(target / "table.csv", items.to_csv(index=False))
     if parquet:
-        files["embeddings.parquet"] = lambda path: write_parquet(path, items, vectors)
-    for name, write in files.items():
-        # np.save appends its suffix, so the temporary name keeps it.
-        temporary = target / f".part-{name}"
-        write(temporary)
-        os.replace(temporary, target / name)
+        write_parquet(target / "embeddings.parquet", items, vectors)
     write_json(
         target / "embeddings.json",
         {"model": str(model), "fingerprint": embedder.fingerprint, "shape": list(vectors.shape)},
@@ -80,7 +69,7 @@ def write_parquet(path: str | Path, items: pd.DataFrame, vectors: np.ndarray) ->
     Rows go out in groups of :data:`GROUP`, so that `vectors` may be a memory map larger than memory.
 
     Args:
-        path: A ``.parquet``, overwritten.
+        path: A ``.parquet``; replaced as a whole.
         items: N rows; of the columns id, label, path and split those that are there are written.
         vectors: (N, d) numbers.
 
@@ -94,7 +83,7 @@ def write_parquet(path: str | Path, items: pd.DataFrame, vectors: np.ndarray) ->
     dim = vectors.shape[1]
     fields = [(name, arrow.string()) for name in columns]
     schema = arrow.schema([*fields, ("vector", arrow.list_(arrow.float32()))])
-    with parquet.ParquetWriter(path, schema) as writer:
+    with replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
         for start in range(0, len(items), GROUP):
             rows = np.ascontiguousarray(vectors[start : start + GROUP], dtype=np.float32)
             texts = [arrow.array(items[name].iloc[start : start + GROUP].astype(str).tolist()) for name in columns]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import torch
 from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.data.tables import read_table
 from metrixkit.errors import InputError, did_you_mean
+from metrixkit.files import check_folder, replacing, write_json, write_text
 from metrixkit.inference import default_device
 from metrixkit.models.multimodal import SETTINGS, Multimodal, load_multimodal
 from metrixkit.retrieval.missing.patterns import Embeddings
 from metrixkit.tasks.modality_data import modality_items
 from metrixkit.tasks.modality_encoding import encoder_of
-from metrixkit.training.run import write_json
 
 
 def is_multimodal(model: str | Path) -> bool:
@@ -62,6 +61,7 @@ def embed_table(model: str | Path, table: str | Path, out: str | Path, batch_siz
     Raises:
         InputError: No model, no table, ids given twice, nothing observed of an item, a file that cannot be read.
     """
+    target = check_folder(out, "--out")
     network = load_multimodal(model).to(default_device())
     path = Path(table).expanduser()
     rows = read_table(path)
@@ -85,11 +85,8 @@ def embed_table(model: str | Path, table: str | Path, out: str | Path, batch_siz
             f"{path}: item {items.ids[empty[0]]!r} has none of {', '.join(network.names)} ({len(empty):,})."
         )
     vectors, used = embed_parts(network, items, batch_size)
-    target = Path(out)
-    target.mkdir(parents=True, exist_ok=True)
-    np.save(target / ".part-embeddings.npy", vectors)
-    rows.assign(used=used).to_csv(target / ".part-table.csv", index=False)
-    for name in ("embeddings.npy", "table.csv"):
-        os.replace(target / f".part-{name}", target / name)
+    with replacing(target / "embeddings.npy") as file:
+        np.save(file, vectors)
+    write_text(target / "table.csv", rows.assign(used=used).to_csv(index=False))
     write_json(target / "embeddings.json", {"model": str(model), "shape": list(vectors.shape)})
     return len(vectors), int(vectors.shape[1])

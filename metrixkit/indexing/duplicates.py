@@ -13,8 +13,8 @@ from metrixkit import config as configs
 from metrixkit.data.loader import default_workers
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
+from metrixkit.files import write_text
 from metrixkit.indexing.inputs import Given
-from metrixkit.indexing.whole import write_whole
 from metrixkit.inference import default_device, embed_items
 from metrixkit.jobs.images import make_decode, read_data
 from metrixkit.retrieval import doubtful_labels, near_duplicates
@@ -150,5 +150,5 @@ def write_tables(pairs: pd.DataFrame, doubtful: pd.DataFrame, out: str | Path) -
     labels = path.with_name(f"{path.stem}-labels.csv")
     for table, target in ((pairs, path), (doubtful, labels)):
         text = table.to_csv(index=False)
-        write_whole(target, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+        write_text(target, text, "--out")
     return path, labels

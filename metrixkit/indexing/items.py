@@ -14,7 +14,7 @@ import pandas as pd
 
 from metrixkit.data.tables import read_table
 from metrixkit.errors import InputError
-from metrixkit.indexing.whole import write_whole
+from metrixkit.files import write_text
 from metrixkit.retrieval.index import store
 
 ITEMS = "items.csv"
@@ -60,4 +60,4 @@ def _write(folder: Path, items: pd.DataFrame) -> None:
     if items.empty:
         (folder / ITEMS).unlink(missing_ok=True)
         return
-    write_whole(folder / ITEMS, lambda path: items.to_csv(path, index=False, encoding="utf-8"))
+    write_text(folder / ITEMS, items.to_csv(index=False))

@@ -15,9 +15,9 @@ from metrixkit.data.decode import decode
 from metrixkit.data.frame_times import parse_segment
 from metrixkit.data.frames import VIDEO_SUFFIXES, read_frames
 from metrixkit.errors import InputError
+from metrixkit.files import write_text
 from metrixkit.indexing.inputs import Given, refuse_other_model
 from metrixkit.indexing.items import read_items
-from metrixkit.indexing.whole import write_whole
 from metrixkit.report.search_panel import Answer, search_panel
 from metrixkit.retrieval.index import NO_MATCH, RetrievalIndex
 
@@ -127,7 +127,7 @@ def write_answers(answers: Sequence[Answer], out: str | Path) -> Path:
     if path.suffix.lower() not in (".csv", ".json"):
         raise InputError(f"--out {out}: results are written as .csv or .json.")
     text = as_json(answers) + "\n" if path.suffix.lower() == ".json" else as_table(answers).to_csv(index=False)
-    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    return write_text(path, text, "--out")
 
 
 def _picture(path: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from metrixkit.data.loader import default_workers, eval_loader
 from metrixkit.distributed import rank, world_size
 from metrixkit.embedding.images import EmbeddingModel
 from metrixkit.errors import InputError
-from metrixkit.indexing.whole import write_whole
+from metrixkit.files import replacing, write_json
 from metrixkit.inference import evaluating
 
 SHARD = 16_384  # images; one shard is held in memory
@@ -90,7 +90,8 @@ def embed_shards(embedder: EmbeddingModel, items: pd.DataFrame, folder: Path, ba
         for number in todo:
             part = items.iloc[number * SHARD : (number + 1) * SHARD].reset_index(drop=True)
             rows = _embed(embedder, part, batch_size, bar)
-            write_whole(_shard(folder, number), lambda part, rows=rows: np.save(part, rows))  # type: ignore[misc]
+            with replacing(_shard(folder, number)) as file:
+                np.save(file, rows)
     wait_for_all()
 
 
@@ -103,16 +104,18 @@ def joined(folder: Path, count: int) -> np.ndarray:
     """Return all shards as one (count, d) float32 memory map, ``embeddings.npy`` in the folder."""
     whole = folder / "embeddings.npy"
     if not whole.exists():
-        write_whole(whole, lambda part: _join(folder, count, part))
+        _join(folder, count, whole)
     return np.load(whole, mmap_mode="r")  # type: ignore[no-any-return]
 
 
 def _join(folder: Path, count: int, target: Path) -> None:
     dim = np.load(_shard(folder, 0), mmap_mode="r").shape[1]
-    out = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(count, dim))
-    for number, start in enumerate(range(0, count, SHARD)):
-        out[start : start + SHARD] = np.load(_shard(folder, number))
-    out.flush()
+    told = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+    # Written and not mapped: where the disk is full a mapped file kills the process (SIGBUS).
+    with replacing(target) as file:
+        np.lib.format.write_array_header_2_0(file, told)
+        for number, _ in enumerate(range(0, count, SHARD)):
+            file.write(np.load(_shard(folder, number)).astype("<f4", copy=False).data)
 
 
 @torch.no_grad()
@@ -144,7 +147,7 @@ def _settle(folder: Path, key: dict[str, object]) -> None:
         if not known.exists() or json.loads(known.read_text(encoding="utf-8")) != key:
             for old in [*folder.glob("shard-*.npy"), *folder.glob("embeddings.npy")]:
                 old.unlink()
-            write_whole(known, lambda part: part.write_text(json.dumps(key), encoding="utf-8"))
+            write_json(known, key)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}.") from error
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.errors import InputError
+from metrixkit.files import write_text
 from metrixkit.indexing.inputs import Given
 from metrixkit.indexing.whole import write_whole
 from metrixkit.report.tuning_plot import tuning_plot
@@ -162,7 +163,7 @@ def write_tuning(found: pd.DataFrame, out: str | Path, title: str) -> tuple[Path
         InputError: The folder cannot be written.
     """
     folder = Path(out)
-    table = write_whole(folder / "tuning.csv", lambda path: found.to_csv(path, index=False))
+    table = write_text(folder / "tuning.csv", found.to_csv(index=False))
     plot = write_whole(folder / "tuning.png", lambda path: tuning_plot(path, found, _agreement(found), title))
     return table, plot
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from metrixkit.errors import InputError
+from metrixkit.files import replacing
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
@@ -18,19 +16,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         write: Called with the path to write to, which ends as `path` does.
 
     Raises:
-        InputError: The disk is full, or the folder does not take files. What was at `path` is still there.
+        InputError: As :func:`~metrixkit.files.replacing`.
     """
-    # A name of one's own: two writers of one file must not write into the same.
-    part = path.with_name(f".part-{os.getpid()}-{time.time_ns()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Whatever was there before is as it was; make room, or "
-            "choose another place."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        write(Path(file.name))
     return path

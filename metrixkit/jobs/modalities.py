@@ -17,6 +17,7 @@ from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
+from metrixkit.files import write_text
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models import MODELS
@@ -65,7 +66,7 @@ class ModalityJob(FromTask):
         self.model.save(folder.path / "model")
         found: Robustness = judged.found
         found.to_csv(folder.path / "subsets.csv")
-        (folder.path / "subsets.md").write_text(found.to_markdown(), encoding="utf-8")
+        write_text(folder.path / "subsets.md", found.to_markdown())
         robustness_plot(folder.path / "pictures" / "subsets.png", {self.config["method"]["name"]: found})
 
 

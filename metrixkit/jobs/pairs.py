@@ -17,6 +17,7 @@ from metrixkit.data.loader import default_workers
 from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
 from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
+from metrixkit.files import write_text
 from metrixkit.jobs.clip_pictures import draw_clips
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
@@ -70,7 +71,7 @@ class PairJob(FromTask):
         """Write the model, the ranks of every query and a picture of what texts find."""
         found, embedded = judged.found
         save_pair_model(self.model, folder.path / "model", self.frames, {"data": self.data, "split": self.split})
-        found.per_query.to_csv(folder.path / "ranks.csv", index=False)
+        write_text(folder.path / "ranks.csv", found.per_query.to_csv(index=False))
         if self.task.read is not None:
             draw_clips(folder.path / "pictures" / "retrieval.png", embedded, found, self.task, self.config["seed"])
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from metrixkit import config as configs
 from metrixkit.data.sets.ratings import RatingSplit
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes, write_text
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.factors import Factors
@@ -72,10 +73,12 @@ class RatingJob(FromTask):
         out = folder.path / "model"
         out.mkdir(exist_ok=True)
         users, items = self.model.vectors()
-        save_file({"users": users.cpu().contiguous(), "items": items.cpu().contiguous()}, out / "model.safetensors")
+        write_bytes(
+            out / "model.safetensors", save({"users": users.cpu().contiguous(), "items": items.cpu().contiguous()})
+        )
         for name, ids in (("users", self.task.split.ratings.user_ids), ("items", self.task.split.ratings.item_ids)):
-            (out / f"{name}.txt").write_text("\n".join(ids.tolist()) + "\n", encoding="utf-8")
-        judged.found.per_query.to_csv(folder.path / "users.csv", index=False)
+            write_text(out / f"{name}.txt", "\n".join(ids.tolist()) + "\n")
+        write_text(folder.path / "users.csv", judged.found.per_query.to_csv(index=False))
 
 
 def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> RatingJob:

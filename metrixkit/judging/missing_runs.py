@@ -11,13 +11,13 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
+from metrixkit.files import write_json, write_text
 from metrixkit.jobs.modalities import read_modalities
 from metrixkit.models.multimodal import Multimodal, load_multimodal
 from metrixkit.report.robustness_plot import robustness_plot
 from metrixkit.retrieval import Mask, Robustness, merge, rate_masks, read_masks, subset_masks, write_masks
 from metrixkit.tasks.missing_modalities import MissingModalities
 from metrixkit.tasks.modality_data import Fill
-from metrixkit.training.run import write_json
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,10 @@ def write_trial(out: Path, result: Robustness, masks: Sequence[Mask], name: str)
     files = {
         "result": out / "robustness.json",
         "rows": result.to_csv(out / "rows.csv"),
-        "table": out / "table.md",
+        "table": write_text(out / "table.md", result.to_markdown()),
         "picture": robustness_plot(out / "robustness.png", {name: result}),
     }
     write_json(files["result"], result.to_dict())
-    part = files["table"].with_suffix(".md.part")
-    part.write_text(result.to_markdown(), encoding="utf-8")
-    part.replace(files["table"])
     drawn = [mask for mask in masks if not mask.subset]
     if drawn:
         files["masks"] = write_masks(drawn, out / "masks.csv")

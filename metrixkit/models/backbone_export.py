@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes
 from metrixkit.models.encoder import ImageEncoder
-from metrixkit.models.export import replace_file
 from metrixkit.models.stem import small_stem
 
 # Largest difference between features, relative to the largest feature, in float64.
@@ -101,8 +101,8 @@ def export_backbone(model: ImageEncoder, path: str | Path) -> BackboneExport:
     description["max_difference"] = difference
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".json")
-    replace_file(path, content)
-    replace_file(beside, (json.dumps(description, indent=2) + "\n").encode())
+    write_bytes(path, content)
+    write_bytes(beside, (json.dumps(description, indent=2) + "\n").encode())
     return BackboneExport(path, beside, len(tensors), difference)
 
 

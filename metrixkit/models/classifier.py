@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
-from metrixkit.models.export import read_config, replace_file
+from metrixkit.files import write_bytes
+from metrixkit.models.export import read_config
 
 CLASSIFIER = "classifier.safetensors"
 
@@ -72,7 +73,7 @@ def save_classifier(classifier: Classifier, classes: Sequence[str], folder: str 
         "classes": json.dumps(list(classes)),
         "encoder_sha256": read_config(Path(folder))["weights_sha256"],
     }
-    replace_file(Path(folder) / CLASSIFIER, save(tensors, metadata=told))
+    write_bytes(Path(folder) / CLASSIFIER, save(tensors, metadata=told))
 
 
 def load_classifier(folder: str | Path, encoder: nn.Module) -> Classifier:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes
 from metrixkit.models.encoder import ImageEncoder
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -54,8 +54,8 @@ def save_model(
     save_config: Callable[[Path], None] | None = getattr(encoder.trunk, "save_config", None)
     if save_config is not None:
         save_config(folder / BACKBONE)
-    replace_file(folder / WEIGHTS, weights)
-    replace_file(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_encoder(folder: str | Path) -> tuple[ImageEncoder, dict[str, Any]]:
@@ -126,17 +126,3 @@ def read_config(folder: Path, kinds: tuple[str, ...] = ("image",)) -> dict[str, 
     if config["kind"] not in kinds:
         raise InputError(f"{path} is a model of kind {config['kind']!r}; expected {' or '.join(kinds)} here.")
     return config
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file under another name, bring it to disk and give it its own."""
-    # The process id keeps two writers of one folder from sharing a temporary file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes, write_text
 from metrixkit.models.modality_trunks import BYTES, ModalityInput, Sequences, trunk_of
 from metrixkit.seam import Group
 
@@ -159,7 +160,7 @@ class Multimodal(nn.Module):
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write weights and settings."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
@@ -171,9 +172,8 @@ class Multimodal(nn.Module):
             "sequence": self.sequence,
             "branches": self.branches,
         }
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, out / f"{WEIGHTS}.part")
-        os.replace(out / f"{WEIGHTS}.part", out / WEIGHTS)
-        (out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_bytes(out / WEIGHTS, save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}))
+        write_text(out / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
 def load_multimodal(folder: str | os.PathLike[str]) -> Multimodal:

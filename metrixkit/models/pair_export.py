@@ -14,8 +14,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes
 from metrixkit.models.clip_video_text import ClipVideoText
-from metrixkit.models.export import BACKBONE, CONFIG, FORMAT, WEIGHTS, read_config, read_weights, replace_file
+from metrixkit.models.export import BACKBONE, CONFIG, FORMAT, WEIGHTS, read_config, read_weights
 from metrixkit.models.text import TextSettings, TextTower
 from metrixkit.models.video import VideoSettings
 from metrixkit.models.video_text import PairInputs, VideoText
@@ -52,9 +53,9 @@ def save_pair_model(
     if isinstance(model, ClipVideoText):
         model.save_backbone(folder / BACKBONE)
     elif isinstance(model.text, TextTower):
-        replace_file(folder / VOCABULARY, model.text.vocabulary.text.encode())
-    replace_file(folder / WEIGHTS, weights)
-    replace_file(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        write_bytes(folder / VOCABULARY, model.text.vocabulary.text.encode())
+    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_pair_model(folder: str | Path) -> tuple[PairModel, dict[str, Any]]:

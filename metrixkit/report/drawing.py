@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes
 
 Load = Callable[[str], np.ndarray]  # item id to an (H, W, 3) uint8 image
 DPI = 130
@@ -36,13 +37,7 @@ def save_figure(
     Returns:
         The path.
     """
-    data = png(figure, title, caption, kind, dpi)
-    out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, out)
-    return out
+    return write_bytes(path, png(figure, title, caption, kind, dpi))
 
 
 def png(figure: Figure, title: str, caption: str, kind: str, dpi: float = DPI) -> bytes:

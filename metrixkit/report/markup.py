@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from metrixkit import files
 from metrixkit.errors import InputError
 
 # Even a slip in escaping could then neither run a script nor reach a network.
@@ -152,12 +153,7 @@ def picture(png: Path | bytes, title: str = "", caption: str = "", kind: str = P
     )
 
 
-def write_text(text: str, path: str | os.PathLike[str]) -> Path:
+def write_text(text: str, path: str | os.PathLike[str], option: str = "") -> Path:
     """Write a page or a table whole or not at all, making its folder; return its path."""
-    out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
     # A file name that is no UTF-8 may be part of the text.
-    part.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(part, out)
-    return out
+    return files.write_text(path, text, option, errors="replace")

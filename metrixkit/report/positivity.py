@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
+from metrixkit.files import replacing
 from metrixkit.losses import Metrix, PairLoss
 from metrixkit.losses.forms import Chunk, ContrastiveForm, LogForm
 from metrixkit.mixing import plan_pairs
@@ -188,6 +189,6 @@ def positivity_plot(path: str | os.PathLike[str], tables: pd.DataFrame | Mapping
         figure.legend(handles=handles, loc="lower left", fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, (0.1 * bool(lines) + 0.2 * lines) / figure.get_figheight(), 1, 1))
     out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(out))
+    with replacing(out) as file:
+        FigureCanvasAgg(figure).print_png(file)
     return out

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from metrixkit.files import replacing
 from metrixkit.retrieval import Verification
 
 
@@ -47,9 +48,6 @@ def roc_curve(found: Verification, out_png: str | os.PathLike[str]) -> Path:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with part.open("wb") as file:
+    with replacing(out) as file:
         FigureCanvasAgg(figure).print_png(file)
-    os.replace(part, out)
     return out

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from metrixkit.errors import InputError
+from metrixkit.files import replacing
 from metrixkit.retrieval.evaluation import Evaluation, evaluate
 from metrixkit.retrieval.exact.nearest import nearest_of
 from metrixkit.retrieval.exact.rows import Distance
@@ -127,12 +128,10 @@ def predictions(
 def save_predictions(path: str | os.PathLike[str], predicted: Predictions) -> Path:
     """Write ``predictions.npz``, whole or not at all, readable without pickle; return its path."""
     path = Path(path)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         arrays: dict[str, Any] = {name: getattr(predicted, name) for name in _ARRAYS}
         arrays |= {CLASS_RANK + name: ranks for name, ranks in predicted.class_ranks.items()}
         np.savez_compressed(file, **arrays)
-    os.replace(part, path)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metrixkit.errors import InputError
+from metrixkit.files import replacing
 
 
 @dataclass
@@ -68,13 +68,9 @@ def save(path: Path, method: nn.Module, optimizer: Optimizer, progress: Progress
 
 
 def write(path: Path, content: Any) -> None:
-    """Write `content` with torch.save through a temporary file and an atomic rename."""
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
+    """Write `content` with torch.save, whole or not at all."""
+    with replacing(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def load(path: Path, method: nn.Module, optimizer: Optimizer, device: torch.device) -> Progress:

@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_no_remains(tmp_path, source, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match=r"cannot write to .*No space left"):
+    with pytest.raises(InputError, match=r"loader.cache: cannot write .*No space left"):
         cached(source)
     assert files(tmp_path / "cache") == []
 

@@ -267,7 +267,7 @@ def test_an_error_in_the_middle_of_a_save(tmp_path: Path, monkeypatch: pytest.Mo
             patch.setattr("metrixkit.retrieval.index.engine.Engine.write", fail)
         else:
             patch.setattr(os, step, fail)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(InputError, match="no space"):
             index.save(folder)
     assert len(RetrievalIndex.load(folder)) == 60
     index.save(folder)

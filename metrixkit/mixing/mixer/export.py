@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from metrixkit.errors import InputError
+from metrixkit.files import write_bytes
 from metrixkit.mixing.mixer.network import Mixer
 
 WEIGHTS, SETTINGS = "mixer.safetensors", "mixer.json"
@@ -63,8 +63,8 @@ def save_mixer(mixer: Mixer, folder: str | Path, stage: int | None, extra: Mappi
         "attention_limit": mixer.attention_limit,
         "extra": dict(extra or {}),
     }
-    _replace(folder / WEIGHTS, weights)
-    _replace(folder / SETTINGS, (json.dumps(settings, indent=2) + "\n").encode())
+    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / SETTINGS, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def load_mixer(folder: str | Path) -> SavedMixer:
@@ -104,12 +104,3 @@ def load_mixer(folder: str | Path) -> SavedMixer:
     except (TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the Mixer cannot be built again ({str(error)[:500]}).") from error
     return SavedMixer(mixer.eval(), told["stage"], dict(told.get("extra", {})))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ except ImportError:  # Windows: the check before the pointer is changed remains
     fcntl = None  # type: ignore[assignment]
 
 from metrixkit.errors import InputError
+from metrixkit.files import cannot_write, write_text
 
 CURRENT, MANIFEST, LOCK = "CURRENT", "manifest.json", ".lock"
 KIND, FORMAT = "metrixkit-index", 1
@@ -50,8 +51,8 @@ def write_version(
         The name of the version, for example "v0003".
 
     Raises:
-        InputError: The folder holds something else, or another version became current in the meantime.
-        OSError: The disk is full, or does not take files. What was there before is still there.
+        InputError: The folder holds something else, another version became current in the meantime, or the disk is full
+            or does not take files. What was there before is still there.
     """
     _refuse_changed(folder, expected)
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,12 +72,11 @@ def write_version(
             # Once more: writing takes time, and another writer may have been faster.
             before = _refuse_changed(folder, expected)
             name = _publish(part, folder)
-            pointer = folder / f".{CURRENT}-{os.getpid()}-{time.time_ns()}"
-            pointer.write_text(name + "\n", encoding="utf-8")
-            _flush(pointer)
-            os.replace(pointer, folder / CURRENT)
-    except BaseException:
+            write_text(folder / CURRENT, name + "\n")
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise cannot_write(folder, error) from error
         raise
     for old in versions(folder):
         # Never a younger one: another process may be about to point to it.

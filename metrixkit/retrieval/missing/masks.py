@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from metrixkit.errors import InputError, did_you_mean
+from metrixkit.files import write_text
 
 Side = Literal["query", "gallery", "both"]
 SIDES: tuple[str, ...] = get_args(Side)
@@ -193,10 +194,7 @@ def write_masks(masks: Sequence[Mask], path: str | os.PathLike[str]) -> Path:
     text = io.StringIO()
     pd.concat(tables).to_csv(text, index=False)
     out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, text.getvalue())
     return out
 
 

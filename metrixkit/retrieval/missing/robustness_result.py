@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.errors import InputError, did_you_mean
+from metrixkit.files import write_text
 from metrixkit.retrieval.measures import LOWER_IS_BETTER
 
 PLAIN = ("mae", "pearson", *LOWER_IS_BETTER)  # not shares: no percent
@@ -102,10 +103,7 @@ class Robustness:
         """Write `rows` as CSV."""
         out, text = Path(path), io.StringIO()
         self.rows.to_csv(text, index=False)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        part.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(part, out)
+        write_text(out, text.getvalue())
         return out
 
     def to_markdown(self) -> str:

@@ -77,9 +77,9 @@ def test_large_ids_answer_a_search_as_they_were_given() -> None:
 
 def test_large_labels_are_not_merged_by_evaluate() -> None:
     rows = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    near = evaluate(rows, np.array([2**63 + 1, 2**63 + 1, 2**63 + 2, 2**63 + 2], dtype=np.uint64))
+    near = evaluate(rows, np.array([2**63 + 1, 2**63 + 1, 2**63 + 2, 2**63 + 2], dtype=np.uint64), recall_at=(1,))
     assert near["recall@1"] == 1.0
-    apart = evaluate(rows, np.array([2**63 + 1, 2**63 + 2, 2**63 + 1, 2**63 + 2], dtype=np.uint64))
+    apart = evaluate(rows, np.array([2**63 + 1, 2**63 + 2, 2**63 + 1, 2**63 + 2], dtype=np.uint64), recall_at=(1,))
     assert apart["recall@1"] == 0.0
     assert utilization(rows, rows) >= 0
 

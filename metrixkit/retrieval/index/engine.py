@@ -7,6 +7,7 @@ are renumbered at once, so that every kind of index counts alike.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,9 @@ from metrixkit.errors import InputError, did_you_mean
 from metrixkit.retrieval.index.factory import Factory
 from metrixkit.retrieval.index.learning import innermost, train
 from metrixkit.retrieval.index.library import faiss_library
-from metrixkit.retrieval.index.selection import allowed_only, merged, passing
+from metrixkit.retrieval.index.selection import passing
 
 SCAN = 2**16  # vectors given back at a time
-BATCH = 20  # queries from which a matrix product beats faiss passing over vectors one by one
 GPU_MOST = 2048  # neighbours a GPU search can give
 
 
@@ -43,6 +43,7 @@ class Engine:
         self.index, self.factory, self.metric, self.mapped = index, factory, metric, mapped
         self.gpu: int | None = None
         self._on_gpu: tuple[Any, Any] | None = None  # copy for searching, made when asked for, and its resources
+        self._making = threading.Lock()  # searches in several threads make such things once
 
     @classmethod
     def create(cls, factory: Factory, dim: int, metric: str) -> Engine:
@@ -71,12 +72,9 @@ class Engine:
             index = faiss.read_index(os.fspath(path), flags)
         except RuntimeError as error:
             raise InputError(f"{path}: faiss cannot read it ({reason(error)}); the file is damaged.") from error
-        if factory.lists and factory.fast:
-            scanned = innermost(faiss, index)[1]
-            if scanned.fine_quantizer is None:
-                # faiss (1.15) forgets it on reading, and then dies when asked for a vector.
-                scanned.fine_quantizer = scanned.pq
-        return cls(index, factory, metric, mapped=os.fspath(path) if mmap else None)
+        engine = cls(index, factory, metric, mapped=os.fspath(path) if mmap else None)
+        engine._remind()
+        return engine
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file.
@@ -151,41 +149,83 @@ class Engine:
 
     def reconstruct(self, positions: np.ndarray) -> np.ndarray:
         """Return the (n, d) float32 vectors at (n,) positions, as exact as they are kept."""
-        lists = self._lists()
-        if lists is not None and not self.factory.refine and lists.direct_map.no():
-            lists.make_direct_map(True)
+        if self.factory.lists and not self.factory.refine:
+            self._places()
         return self.index.reconstruct_batch(np.ascontiguousarray(positions, dtype=np.int64))
 
-    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k nearest of each query.
+    def search(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None, candidates: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k nearest of each query that faiss finds.
 
         Args:
             queries: (Q, d) float32.
             k: How many.
-            allowed: (count,) bool, vectors that may be found, or None for all. Where faiss cannot pass over the
-                others (or a list or graph ends early), more are fetched, and at last the allowed ones are scored
-                one by one, so that k come whenever k are allowed.
+            allowed: (count,) bool, vectors that are not passed over, or None for all; only where ``factory.filters``.
+            candidates: efSearch of a graph for this search alone; only with `allowed`.
 
         Returns:
             scores (Q, k) float32, higher is nearer, -inf where there is none; positions (Q, k) int64, -1 there.
         """
         if allowed is None:
-            return self._raw(queries, k, None)
-        chosen = np.flatnonzero(allowed)
-        looks_at_all = not (self.factory.lists or self.factory.graph)
-        if len(chosen) <= max(4 * k, self.count // 1000) or (looks_at_all and len(queries) >= BATCH):
-            return self._scan(queries, k, chosen)
-        if self.factory.filters and self.gpu is None:
-            bits = np.packbits(allowed, bitorder="little")
-            scores, found = self._raw(queries, k, self._faiss.IDSelectorBitmap(bits))
+            scores, found = (self._searcher() if k <= GPU_MOST else self.index).search(queries, k)
         else:
-            wide = k + int(np.ceil(1.5 * k * self.count / len(chosen)))
-            wide = max(k, min(wide, self.count, self.count if self.gpu is None else GPU_MOST))
-            scores, found = allowed_only(*self._raw(queries, wide, None), allowed, k)
-        short = np.flatnonzero((found < 0).any(axis=1))
-        if len(short):
-            scores[short], found[short] = self._scan(queries[short], k, chosen)
-        return scores, found
+            kept: list[Any] = []  # faiss holds plain pointers to what is nested
+            parameters = passing(self.index, self._selector(allowed), kept, candidates)
+            # faiss.contrib.torch_utils, which pytorch-metric-learning imports, puts a search without `params` in place
+            # of faiss's own and keeps that beside it.
+            search = getattr(self.index, "search_numpy", self.index.search)
+            scores, found = search(queries, k, params=parameters)
+        return self._as_scores(scores, found)
+
+    def list_sizes(self, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (lists,) int64, how many vectors each inverted list holds, and how many of them are allowed."""
+        lists = self._places() >> 32
+        sizes = np.bincount(lists, minlength=self.factory.lists)
+        if 2 * int(allowed.sum()) < len(allowed):
+            return sizes, np.bincount(lists[allowed], minlength=self.factory.lists)
+        return sizes, sizes - np.bincount(lists[~allowed], minlength=self.factory.lists)
+
+    def nearest_lists(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (Q, count) int64 inverted lists nearest to each query, and what faiss calls their distances."""
+        costs, order = self._lists().quantizer.search(self._rotated(queries), count)
+        return order, costs
+
+    def search_lists(
+        self, queries: np.ndarray, k: int, probed: np.ndarray, costs: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search chosen inverted lists.
+
+        Args:
+            queries: (Q, d) float32.
+            k: How many.
+            probed: (Q, n) int64 lists of each query, -1 for none.
+            costs: (Q, n) float32, the lists' distances as :meth:`nearest_lists` gives them.
+            allowed: (count,) bool, vectors that are not passed over.
+
+        Returns:
+            As :meth:`search`.
+        """
+        faiss, lists, rows = self._faiss, self._lists(), self._rotated(queries)
+        wide = k * self.get_parameters()["k_factor"] if self.factory.refine else k
+        scores = np.empty((len(rows), wide), dtype=np.float32)
+        found = np.empty((len(rows), wide), dtype=np.int64)
+        probed, costs = np.ascontiguousarray(probed), np.ascontiguousarray(costs)
+        # The wrapped call takes no parameters, and with them no selector.
+        parameters = faiss.SearchParametersIVF(sel=self._selector(allowed), nprobe=probed.shape[1])
+        lists.search_preassigned_c(
+            len(rows), faiss.swig_ptr(rows), wide, faiss.swig_ptr(probed), faiss.swig_ptr(costs),
+            faiss.swig_ptr(scores), faiss.swig_ptr(found), False, parameters,
+        )  # fmt: skip
+        if self.factory.refine:
+            vectors = self._down(self._down(self.index).refine_index)
+            vectors.compute_distance_subset(
+                len(rows), faiss.swig_ptr(queries), wide, faiss.swig_ptr(scores), faiss.swig_ptr(found)
+            )
+            scores, found = self._as_scores(scores, found)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
+        return self._as_scores(scores, found)
 
     def set_parameters(self, values: Mapping[str, int]) -> None:
         """Set "nprobe", "efSearch" or "k_factor".
@@ -236,17 +276,18 @@ class Engine:
     def _searcher(self) -> Any:
         if self.gpu is None:
             return self.index
-        if self._on_gpu is None:
-            resources = self._faiss.StandardGpuResources()
-            try:
-                copy = self._faiss.index_cpu_to_gpu(resources, self.gpu, self.index)
-            except RuntimeError as error:
-                self.gpu = None
-                raise InputError(
-                    f"{self.factory} does not go to a GPU ({reason(error)}); Flat, IVF,Flat, IVF,SQ8 and IVF,PQ do."
-                ) from error
-            self._on_gpu = copy, resources
-        return self._on_gpu[0]
+        with self._making:
+            if self._on_gpu is None:
+                resources = self._faiss.StandardGpuResources()
+                try:
+                    copy = self._faiss.index_cpu_to_gpu(resources, self.gpu, self.index)
+                except RuntimeError as error:
+                    self.gpu = None
+                    raise InputError(
+                        f"{self.factory} does not go to a GPU ({reason(error)}); Flat, IVF,Flat, IVF,SQ8 and IVF,PQ do."
+                    ) from error
+                self._on_gpu = copy, resources
+            return self._on_gpu[0]
 
     def _before_change(self) -> None:
         self._drop_places()
@@ -262,17 +303,17 @@ class Engine:
                 "versions replaced it. Load the index again, then change it."
             ) from error
         self.mapped = None
+        self._remind()
         self.set_parameters(parameters)
 
-    def _raw(self, queries: np.ndarray, k: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
-        if selector is None:
-            scores, found = (self._searcher() if k <= GPU_MOST else self.index).search(queries, k)
-        else:
-            kept: list[Any] = []  # faiss holds plain pointers to what is nested
-            # faiss.contrib.torch_utils, which pytorch-metric-learning imports, puts a search without `params` in place
-            # of faiss's own and keeps that beside it.
-            search = getattr(self.index, "search_numpy", self.index.search)
-            scores, found = search(queries, k, params=passing(self.index, selector, kept))
+    def _remind(self) -> None:
+        """Tell 4-bit lists of their code books: faiss (1.15) forgets on reading, and dies when asked for a vector."""
+        if self.factory.lists and self.factory.fast:
+            scanned = innermost(self._faiss, self.index)[1]
+            if scanned.fine_quantizer is None:
+                scanned.fine_quantizer = scanned.pq
+
+    def _as_scores(self, scores: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.metric == "euclidean":
             np.negative(scores, out=scores)
         missing = found < 0
@@ -280,17 +321,23 @@ class Engine:
             scores[missing] = -np.inf
         return scores, found
 
-    def _scan(self, queries: np.ndarray, k: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        found = np.full((len(queries), k), -1, dtype=np.int64)
-        for start in range(0, len(chosen), SCAN):
-            part = chosen[start : start + SCAN]
-            rows = self.reconstruct(part)
-            kind = self._faiss.METRIC_L2 if self.metric == "euclidean" else self._faiss.METRIC_INNER_PRODUCT
-            near, at = self._faiss.knn(queries, rows, min(k, len(part)), metric=kind)
-            near = -near if self.metric == "euclidean" else near
-            scores, found = merged(scores, found, near, part[at], k)
-        return scores, found
+    def _selector(self, allowed: np.ndarray) -> Any:
+        return self._faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+    def _rotated(self, queries: np.ndarray) -> np.ndarray:
+        """Return queries as the inverted lists see them."""
+        rotation = innermost(self._faiss, self.index)[0]
+        return np.ascontiguousarray(queries if rotation is None else rotation.apply(queries), dtype=np.float32)
+
+    def _places(self) -> np.ndarray:
+        """Return (count,) int64, a vector's inverted list << 32 | its place there; made where it is not there yet."""
+        lists = self._lists()
+        with self._making:
+            if lists.direct_map.no():
+                lists.make_direct_map(True)
+        held = lists.direct_map.array
+        places: np.ndarray = self._faiss.rev_swig_ptr(held.data(), held.size())
+        return places
 
     def _down(self, index: Any) -> Any:
         return self._faiss.downcast_index(index)

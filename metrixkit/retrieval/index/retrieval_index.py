@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.retrieval.exact.rows import check_distance
-from metrixkit.retrieval.index import files, vectors
+from metrixkit.retrieval.index import files, filtered, vectors
 from metrixkit.retrieval.index.choice import choose_factory
 from metrixkit.retrieval.index.engine import Engine
 from metrixkit.retrieval.index.factory import parse_factory
@@ -395,7 +395,7 @@ class RetrievalIndex:
         queries = queries if isinstance(queries, Tensor | np.ndarray) else np.asarray(queries)
         single = queries.ndim == 1
         rows = vectors.read_queries(queries[None] if single else queries, "queries", self.metric, self.dim)
-        scores, found = self._engine.search(rows, int(k), self._table.allowed(chosen))
+        scores, found = filtered.search(self._engine, rows, int(k), self._table.allowed(chosen))
         return scores, found, single
 
     def _incoming(

@@ -9,26 +9,27 @@ import numpy as np
 from metrixkit.retrieval.index.library import faiss_library
 
 
-def passing(index: Any, selector: Any, kept: list[Any]) -> Any:
+def passing(index: Any, selector: Any, kept: list[Any], candidates: int | None = None) -> Any:
     """Return faiss search parameters with a selector, nested as the index is.
 
     Args:
         index: A faiss index whose kind can pass over vectors (``Factory.filters``).
         selector: A faiss ``IDSelector``.
         kept: Takes what must outlive the search: faiss holds plain pointers to nested parameters.
+        candidates: efSearch of a graph for this search; None takes the index's own.
     """
     faiss = faiss_library()
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
-        kept.append(passing(index.base_index, selector, kept))
+        kept.append(passing(index.base_index, selector, kept, candidates))
         return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=kept[-1])
     if isinstance(index, faiss.IndexPreTransform):
-        kept.append(passing(index.index, selector, kept))
+        kept.append(passing(index.index, selector, kept, candidates))
         return faiss.SearchParametersPreTransform(index_params=kept[-1])
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
     if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=candidates or index.hnsw.efSearch)
     return faiss.SearchParameters(sel=selector)
 
 
@@ -57,3 +58,28 @@ def merged(
     scores, found = np.concatenate([scores, more], axis=1), np.concatenate([found, at], axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def lists_to_probe(
+    order: np.ndarray, sizes: np.ndarray, usable: np.ndarray, probes: int, all_lists: bool = False
+) -> np.ndarray | None:
+    """Return which lists each query should search, so that it sees as many allowed vectors as without a filter.
+
+    Args:
+        order: (Q, n) int64 lists, the nearest first.
+        sizes: (lists,) vectors of each list.
+        usable: (lists,) allowed vectors of each list.
+        probes: Lists that a search without a filter probes.
+        all_lists: Whether `order` holds all lists, so that there are no others to ask for.
+
+    Returns:
+        (Q, m) int64 with m <= n, -1 for lists to leave out; None where some query needs lists beyond its n.
+    """
+    wanted = sizes[order[:, :probes]].sum(axis=1)
+    seen = np.cumsum(usable[order], axis=1)
+    if not all_lists and (seen[:, -1] < wanted).any():
+        return None
+    before = np.concatenate([np.zeros((len(order), 1), seen.dtype), seen[:, :-1]], axis=1)
+    needed = (before < wanted[:, None]) & (usable[order] > 0)
+    width = int(np.flatnonzero(needed.any(axis=0)).max(initial=0)) + 1
+    return np.where(needed[:, :width], order[:, :width], -1)

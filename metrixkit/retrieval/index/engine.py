@@ -43,6 +43,8 @@ class Engine:
         self.index, self.factory, self.metric, self.mapped = index, factory, metric, mapped
         self.gpu: int | None = None
         self._on_gpu: tuple[Any, Any] | None = None  # copy for searching, made when asked for, and its resources
+        # Once known: (count,) the inverted list of each vector, and (lists,) how many each holds.
+        self._list_of, self._sizes = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
         self._making = threading.Lock()  # searches in several threads make such things once
 
     @classmethod
@@ -150,7 +152,7 @@ class Engine:
     def reconstruct(self, positions: np.ndarray) -> np.ndarray:
         """Return the (n, d) float32 vectors at (n,) positions, as exact as they are kept."""
         if self.factory.lists and not self.factory.refine:
-            self._places()
+            self._know_places()
         return self.index.reconstruct_batch(np.ascontiguousarray(positions, dtype=np.int64))
 
     def search(
@@ -180,8 +182,8 @@ class Engine:
 
     def list_sizes(self, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (lists,) int64, how many vectors each inverted list holds, and how many of them are allowed."""
-        lists = self._places() >> 32
-        sizes = np.bincount(lists, minlength=self.factory.lists)
+        self._know_places()
+        lists, sizes = self._list_of, self._sizes
         if 2 * int(allowed.sum()) < len(allowed):
             return sizes, np.bincount(lists[allowed], minlength=self.factory.lists)
         return sizes, sizes - np.bincount(lists[~allowed], minlength=self.factory.lists)
@@ -329,15 +331,15 @@ class Engine:
         rotation = innermost(self._faiss, self.index)[0]
         return np.ascontiguousarray(queries if rotation is None else rotation.apply(queries), dtype=np.float32)
 
-    def _places(self) -> np.ndarray:
-        """Return (count,) int64, a vector's inverted list << 32 | its place there; made where it is not there yet."""
-        lists = self._lists()
+    def _know_places(self) -> None:
+        """Have the table that finds a vector's list, and its place there, by its position."""
         with self._making:
+            lists = self._lists()
             if lists.direct_map.no():
                 lists.make_direct_map(True)
-        held = lists.direct_map.array
-        places: np.ndarray = self._faiss.rev_swig_ptr(held.data(), held.size())
-        return places
+                held = lists.direct_map.array
+                self._list_of = (self._faiss.rev_swig_ptr(held.data(), held.size()) >> 32).astype(np.int32)
+                self._sizes = np.bincount(self._list_of, minlength=self.factory.lists)
 
     def _down(self, index: Any) -> Any:
         return self._faiss.downcast_index(index)
@@ -350,3 +352,4 @@ class Engine:
         lists = self._lists()
         if lists is not None and not lists.direct_map.no():
             lists.make_direct_map(False)
+            self._list_of = np.empty(0, dtype=np.int32)

@@ -16,6 +16,7 @@ from metrixkit.retrieval.index.selection import allowed_only, lists_to_probe
 FEW = 1000  # allowed vectors that are always scored one by one
 BATCH = 20  # queries from which a matrix product beats faiss passing over vectors one by one
 QUERIES = 1024  # whose lists are put in order at a time
+MORE_LISTS, MORE_CANDIDATES = 3.0, 3.0  # see `_more`
 
 
 def search(
@@ -45,9 +46,7 @@ def search(
     elif engine.factory.filters:
         scores, found, enough = _all(*engine.search(queries, k, allowed))
     else:
-        # Every vector is looked at, but the others cannot be passed over: fetch more, and leave them out.
-        wide = min(k + int(np.ceil(1.5 * k * engine.count / len(chosen))), engine.count)
-        scores, found, enough = _all(*allowed_only(*engine.search(queries, wide), allowed, k))
+        scores, found, enough = _all(*_wide(engine, queries, k, allowed, len(chosen)))
     rest = np.flatnonzero(~enough | (found < 0).any(axis=1))
     if len(rest):
         scores[rest], found[rest] = scan.nearest(engine, queries[rest], k, chosen)
@@ -57,14 +56,26 @@ def search(
 def _scanned(engine: Engine, queries: int, k: int, chosen: int) -> int:
     """Return up to how many allowed vectors are scored one by one: where that costs no more than the kind's own way."""
     kind, count, few = engine.factory, engine.count, max(FEW, 4 * k)
+    slow = bool(kind.parts) and not kind.refine  # decoding takes longer than looking codes up
     if kind.lists:
-        return max(few, count * engine.get_parameters()["nprobe"] // kind.lists)
+        weighed = int(MORE_LISTS * count * engine.get_parameters()["nprobe"] / kind.lists)
+        # A batch decodes once for all its queries.
+        return max(few, 4 * weighed) if queries >= BATCH else max(few // 10, k) if slow else max(few, weighed)
     if kind.graph:
-        # A graph visits about efSearch / share nodes and looks at the links of each.
-        return max(few, int((kind.graph * engine.get_parameters()["efSearch"] * count) ** 0.5))
+        # A graph visits about efSearch / share nodes and looks at the links of each, wherever they lie in memory.
+        return max(few, int((8 * kind.graph * engine.get_parameters()["efSearch"] * count) ** 0.5))
     if queries >= BATCH:
         return chosen
-    return max(few, count // 1000 if kind.filters else count // 20)
+    return max(few, count // 1000 if kind.filters else count // 50)
+
+
+def _more(share: float, most: float) -> float:
+    """Return how many times as much to weigh as without a filter, 1 for few removed items to `most` from a tenth on.
+
+    A filter takes from some queries all that lies around them, for example their own class. What is left is far off, all
+    at about one distance, and lists and graphs lead to it less straight.
+    """
+    return 1 + (most - 1) * min(1.0, 10 * (1 - share))
 
 
 def _all(scores: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,7 +88,7 @@ def _graph(
     """Search a graph with as many candidates as leave efSearch allowed ones; tell which queries had them."""
     candidates = max(engine.get_parameters()["efSearch"], k)
     share = chosen / engine.count
-    wide = int(np.ceil(candidates * (2 - share) / share))
+    wide = int(np.ceil(candidates * _more(share, MORE_CANDIDATES) / share))
     scores, found = engine.search(queries, candidates, allowed, candidates=wide)
     # Where all that is allowed lies elsewhere, the graph has seen few of it, and they need not be the nearest.
     enough = (found >= 0).sum(axis=1) >= 3 * candidates // 4
@@ -87,19 +98,34 @@ def _graph(
 def _lists(
     engine: Engine, queries: np.ndarray, k: int, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Search, list by list, until as many allowed vectors were seen as the first nprobe lists hold vectors."""
+    """Search, list by list, until enough allowed vectors were seen: as many as the first nprobe lists hold, or more."""
     sizes, usable = engine.list_sizes(allowed)
+    share = float(usable.sum() / sizes.sum())
+    more = _more(share, MORE_LISTS)
     scores = np.empty((len(queries), k), dtype=np.float32)
     found = np.empty((len(queries), k), dtype=np.int64)
     probes = engine.get_parameters()["nprobe"]
     for start in range(0, len(queries), QUERIES):
         some = slice(start, start + QUERIES)
-        wide = min(len(sizes), int(np.ceil(2 * probes * sizes.sum() / usable.sum())) + 8)
+        wide = min(len(sizes), int(np.ceil(1.5 * probes * more / share)) + 8)
         order, costs = engine.nearest_lists(queries[some], wide)
-        probed = lists_to_probe(order, sizes, usable, probes)
+        probed = lists_to_probe(order, sizes, usable, probes, more)
         if probed is None:  # the allowed ones lie in lists further off
             order, costs = engine.nearest_lists(queries[some], len(sizes))
-            probed = lists_to_probe(order, sizes, usable, probes, all_lists=True)
+            probed = lists_to_probe(order, sizes, usable, probes, more, all_lists=True)
         width = probed.shape[1]
         scores[some], found[some] = engine.search_lists(queries[some], k, probed, costs[:, :width], allowed)
     return _all(scores, found)
+
+
+def _wide(
+    engine: Engine, queries: np.ndarray, k: int, allowed: np.ndarray, chosen: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fetch more, and leave out what is not allowed, where faiss looks at every vector but cannot pass over any."""
+    wide = k + int(np.ceil(1.5 * k * engine.count / chosen))
+    scores, found = allowed_only(*engine.search(queries, min(wide, engine.count)), allowed, k)
+    short = np.flatnonzero((found < 0).any(axis=1))
+    while len(short) and (wide := 8 * wide) < engine.count // 4:
+        scores[short], found[short] = allowed_only(*engine.search(queries[short], wide), allowed, k)
+        short = short[(found[short] < 0).any(axis=1)]
+    return scores, found

@@ -61,21 +61,22 @@ def merged(
 
 
 def lists_to_probe(
-    order: np.ndarray, sizes: np.ndarray, usable: np.ndarray, probes: int, all_lists: bool = False
+    order: np.ndarray, sizes: np.ndarray, usable: np.ndarray, probes: int, more: float, all_lists: bool = False
 ) -> np.ndarray | None:
-    """Return which lists each query should search, so that it sees as many allowed vectors as without a filter.
+    """Return which lists each query should search, so that it sees `more` times as many vectors as without a filter.
 
     Args:
         order: (Q, n) int64 lists, the nearest first.
         sizes: (lists,) vectors of each list.
         usable: (lists,) allowed vectors of each list.
         probes: Lists that a search without a filter probes.
+        more: Factor on what it sees.
         all_lists: Whether `order` holds all lists, so that there are no others to ask for.
 
     Returns:
         (Q, m) int64 with m <= n, -1 for lists to leave out; None where some query needs lists beyond its n.
     """
-    wanted = sizes[order[:, :probes]].sum(axis=1)
+    wanted = more * sizes[order[:, :probes]].sum(axis=1)
     seen = np.cumsum(usable[order], axis=1)
     if not all_lists and (seen[:, -1] < wanted).any():
         return None

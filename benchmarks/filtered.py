@@ -1,11 +1,11 @@
-"""Filtered searches beside unfiltered ones, over every kind of index: how much of its own ranking each finds, and its cost.
+"""Filtered searches beside unfiltered ones, for every kind of index: what each finds of its own ranking, and its cost.
 
     OMP_NUM_THREADS=1 python benchmarks/filtered.py [--rows 100000] [--kinds Flat HNSW32 ...]
 
-Seeded float32 rows around centres, 500 queries, k = 10, cosine, one thread, CPU-milliseconds a query. The judge of a kind
-is its own ranking: all allowed vectors, as the index keeps them, scored one by one. agreement@10 is the share of those ten
-that the search finds. Filters are random masks, and ("labels") all rows of a share of the centres, which lie together.
-A search that finds less than the unfiltered one by more than 0.005 is marked with "!".
+Seeded float32 rows around centres, 500 queries, k = 10, cosine, one thread, CPU-milliseconds a query (in a batch / alone).
+The judge of a kind is its own ranking: all allowed vectors, as the index keeps them, scored one by one. agreement@10 is
+the share of those ten that the search finds. Filters are random masks, and ("labels") all rows of a share of the centres,
+which lie together. A search that finds less than the unfiltered one by more than 0.005 is marked with "!".
 """
 
 from __future__ import annotations

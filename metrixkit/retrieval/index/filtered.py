@@ -1,8 +1,8 @@
 """Searches that may find some vectors only, as good as those that may find all.
 
-A kind that looks at a part of the vectors (lists, a graph) must look at a larger part when fewer are allowed, or a filter
-would cost neighbours in silence. The measure: as many *allowed* vectors are weighed as a search without a filter weighs
-vectors. Where scoring all allowed ones costs no more than that, they are scored one by one.
+A kind that looks at a part of the vectors (lists, a graph) must look at a larger part when fewer are allowed, or a
+filter would cost neighbours in silence. The measure: no fewer *allowed* vectors are weighed than a search without a
+filter weighs vectors. Where scoring all allowed ones costs no more than that, they are scored one by one.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def _scanned(engine: Engine, queries: int, k: int, chosen: int) -> int:
 def _more(share: float, most: float) -> float:
     """Return how many times as much to weigh as without a filter, 1 for few removed items to `most` from a tenth on.
 
-    A filter takes from some queries all that lies around them, for example their own class. What is left is far off, all
-    at about one distance, and lists and graphs lead to it less straight.
+    A filter takes from some queries all that lies around them, for example their own class. What is left is far off,
+    all at about one distance, and lists and graphs lead to it less straight.
     """
     return 1 + (most - 1) * min(1.0, 10 * (1 - share))
 

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/filtered.py [--rows 100000] [--kinds Flat HNSW32 ...]
 
-Seeded float32 rows around centres, 500 queries, k = 10, cosine, one thread, CPU-milliseconds a query (in a batch / alone).
+Seeded float32 rows around centres, 500 queries, k = 10, cosine, one thread, CPU-ms a query (in a batch / alone).
 The judge of a kind is its own ranking: all allowed vectors, as the index keeps them, scored one by one. agreement@10 is
-the share of those ten that the search finds. Filters are random masks, and ("labels") all rows of a share of the centres,
+the share of those ten that are found. Filters are random masks, and ("labels") all rows of a share of the centres,
 which lie together. A search that finds less than the unfiltered one by more than 0.005 is marked with "!".
 """
 

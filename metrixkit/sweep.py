@@ -173,8 +173,8 @@ class Stop:
     def __enter__(self) -> Self:
         """Start listening (in the main thread only; elsewhere signals cannot be caught)."""
         for number in _STOPPING:
-            if signal.getsignal(number) is signal.SIG_IGN:
-                continue  # nohup
+            if number != signal.SIGTERM and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup, or a background job: a closed terminal or its Ctrl-C is not meant for us
             try:
                 self._before[number] = signal.signal(number, self._ask)
             except ValueError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,16 @@ import torch
 # One thread a test: the suite runs in parallel, and small tensors lose time to thread hand-over.
 torch.set_num_threads(1)
 
+# A slow test trains, several at once on two cores; the fast ones have the limit in pyproject.toml.
+SLOW_TIMEOUT = 3600
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +46,19 @@ def shared_data() -> Path:
 def _no_gpu_without_one(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """What a test that sends signals needs, here and in the processes it starts.
+
+    A shell's background job, nohup and some CI start us with SIGINT or SIGHUP ignored; that is inherited, and a signal
+    that is ignored stops nobody.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):
+        usual[signal.SIGHUP] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -504,7 +504,7 @@ def subprocess_door(repository: Path, start: list[str], *words: str | Path) -> s
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *start, "-m", "metrixkit.index", *map(str, words)],
-        cwd=repository, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        cwd=repository, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -550,7 +550,7 @@ def test_two_processes_build_what_one_does(
     for name, start in (("one", [str(script)]), ("two", torchrun)):
         done = subprocess.run(
             [sys.executable, *start, *words, "--out", str(tmp_path / name)],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert done.stdout.count("items x 16") == 1
@@ -592,7 +592,8 @@ def test_a_run_is_searched_through_faiss_and_for_duplicates(
         # Float32 scores may order near ties otherwise.
         assert result["metrics"]["faiss/recall@1"] == pytest.approx(result["metrics"]["recall@1"], abs=0.02)
         alone, encoded = (result["index"]["latency"][name] for name in ("index alone", "with the encoder"))
-        assert encoded["p50_ms"] > alone["p50_ms"] > 0
+        assert min(alone["p50_ms"], encoded["p50_ms"]) > 0
+        assert alone["queries"] == encoded["queries"] == 50
         assert "one query, with the encoder: p50" in said
     assert "further items of the index are passed over" in said  # the training split is in it, too
     said = door("duplicates", run, "--threshold", "0.999", "--out", tmp_path / "d.csv")

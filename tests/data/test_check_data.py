@@ -200,7 +200,6 @@ def test_door_as_a_programme(clean, repository):
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "files were not opened" in done.stdout

@@ -308,7 +308,7 @@ def test_forked_workers_do_not_share_the_archives_place(archive):
     workers = [context.Process(target=_read_all, args=(archive, queue)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    assert [queue.get(timeout=30) for _ in workers] == [True] * 3
+    assert [queue.get() for _ in workers] == [True] * 3
     for worker in workers:
         worker.join()
 

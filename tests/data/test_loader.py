@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import time
+import multiprocessing
 import warnings
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import _utils
 
 from metrixkit.data.dataset import ImageItems, collate
 from metrixkit.data.loader import default_workers, eval_loader, train_loader
@@ -152,8 +153,12 @@ def test_a_broken_image_is_named_without_a_workers_traceback(items, workers):
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_workers_end_at_once_even_in_a_cycle(items, broken):
-    """Left to the garbage collector alone, each would take five seconds."""
+def test_workers_end_by_themselves_even_in_a_cycle(items, broken, monkeypatch):
+    """Left to the garbage collector alone, each is waited for in vain and then killed."""
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 3600.0)  # a worker that is not told does not look, either
+    killed = []
+    terminate = multiprocessing.Process.terminate
+    monkeypatch.setattr(multiprocessing.Process, "terminate", lambda self: (killed.append(self), terminate(self)))
     if broken:
         with open(items["path"][13], "r+b") as file:
             file.truncate(200)
@@ -171,9 +176,10 @@ def test_workers_end_at_once_even_in_a_cycle(items, broken):
             run()
     else:
         run()
-    start = time.perf_counter()
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 20.0)  # how long each may take before it is killed
     gc.collect()
-    assert time.perf_counter() - start < 4
+    assert not multiprocessing.active_children()
+    assert not killed
 
 
 def test_own_decode(items):

@@ -31,7 +31,7 @@ def visit(page, tmp_path):
             f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom",
             page.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
     # The browser's own requests (its clock, its lists) have no origin; those of a page do.

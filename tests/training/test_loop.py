@@ -266,7 +266,11 @@ def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path: P
     assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["progress"]["step"] == 0
 
 
-def test_sigterm_saves_and_exits(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize("ignored", [[], [signal.SIGINT, signal.SIGHUP], [signal.SIGTERM]])
+def test_sigterm_saves_and_exits(tmp_path: Path, ignored: list[signal.Signals]) -> None:
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     made, _ = trainer(tmp_path)
     genuine = made.step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from metrixkit.errors import InputError
 from metrixkit.seam import Batch, Method
 from metrixkit.training import checkpoint
 from metrixkit.training.checkpoint import Progress
+from metrixkit.training.divergence import Step, Watch, gradient_norm
 from metrixkit.training.log import RunLog
 from metrixkit.training.optim import Rates
 from metrixkit.training.running_statistics import average_running_statistics
@@ -38,10 +39,6 @@ class Sampler(Protocol):
     def set_partners(self, pools: Tensor | None) -> None:
         """Draw each item's partner from its row of (items, p); None for no partners."""
         ...
-
-
-class Diverged(InputError):
-    """The loss is not finite: the message names the step, the ids of the batch and the last good checkpoint."""
 
 
 @dataclass
@@ -80,12 +77,17 @@ class Trainer:
     select_by: str | None
     evaluate_every: int
     embed: Callable[[], Tensor]
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Watch from the first step on."""
+        self.watch = Watch(self.checkpoints / "last.pt")
 
     def run(self, progress: Progress) -> Progress:
         """Train to the last epoch.
 
         Raises:
-            Diverged: The loss became NaN or infinite.
+            Diverged: The loss or the gradient became NaN or infinite.
             Stopped: SIGTERM arrived; the state is saved.
         """
         if self.settings.accumulate > 1 and self.method.needs().batch_coupled and not self.settings.accumulate_coupled:
@@ -129,11 +131,13 @@ class Trainer:
                     wanted = False
                     now = time.perf_counter()
                     progress.seconds, started = progress.seconds + now - started, now
+                    self.watch.settle()
                     average_running_statistics(module)
                     self.save(progress)
                 if stopping:
                     self.log.say(f"stopped by SIGTERM after step {progress.step}; continue with --resume")
                     raise Stopped(143)
+        self.watch.settle()
         average_running_statistics(module)
         progress.seconds += time.perf_counter() - started
         mean = progress.loss_sum / max(steps, 1)
@@ -149,15 +153,14 @@ class Trainer:
         update = (progress.position + 1) % accumulate == 0 or progress.position + 1 == steps
         with self.fabric.no_backward_sync(self.wrapped, enabled=not update):  # type: ignore[arg-type]
             output = self.wrapped(batch.to(self.fabric.device))
-            loss = output.losses["total"]
-            value = float(loss.detach())
-            if not torch.isfinite(loss.detach()):
-                raise Diverged(self.divergence(value, batch, progress))
-            self.fabric.backward(loss / accumulate)
+            losses = {name: part.detach() for name, part in output.losses.items()}
+            this = Step(progress.step, progress.epoch, batch.ids, losses, rates)
+            value = self.watch.read(this)
+            self.fabric.backward(output.losses["total"] / accumulate)
         logged = (progress.step + 1) % self.settings.log_every == 0 or progress.step == 0
         own = output.logs() if logged and self.log.active else {}
-        norm = self.clip() if update else None
         if update:
+            this.norm = self.clip()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.method.after_step(progress.step)
@@ -165,18 +168,24 @@ class Trainer:
         progress.position += 1
         progress.loss_sum += value
         if logged:
-            values = {f"loss/{name}": float(part.detach()) for name, part in output.losses.items()}
+            values = {f"loss/{name}": float(part) for name, part in losses.items()}
             values |= {f"lr/{name}": rate for name, rate in rates.items()} | own
-            if norm is not None:
-                values["gradient_norm"] = norm
+            if this.norm is not None:
+                values["gradient_norm"] = float(this.norm)
             self.log.numbers(progress.step, progress.epoch + progress.position / steps, values)
         return value
 
-    def clip(self) -> float | None:
-        """Limit the gradient as the settings say; return its norm before, where it was computed."""
-        norm = None
-        if self.settings.clip_norm is not None:
-            norm = float(self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.clip_norm))  # type: ignore[arg-type]
+    def clip(self) -> Tensor:
+        """Limit the gradient as the settings say; return its norm before, a scalar on the device."""
+        if self.settings.clip_norm is None:
+            norm = gradient_norm(self.optimizer)
+        else:
+            norm = self.fabric.clip_gradients(
+                self.wrapped,  # type: ignore[arg-type]
+                self.optimizer,
+                max_norm=self.settings.clip_norm,
+                error_if_nonfinite=False,  # the watch says more, and waits for nothing
+            )
         if self.settings.clip_value is not None:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, clip_val=self.settings.clip_value)  # type: ignore[arg-type]
         return norm
@@ -212,15 +221,6 @@ class Trainer:
     def raw(self) -> nn.Module:
         """The method as the module it is."""
         return self.method  # type: ignore[return-value]
-
-    def divergence(self, value: float, batch: Batch, progress: Progress) -> str:
-        """Return what a user needs to find the cause of a loss that is not finite."""
-        ids = ", ".join(batch.ids[:8]) + (f", ... ({len(batch.ids)} in all)" if len(batch.ids) > 8 else "")
-        return (
-            f"the loss is {value} at step {progress.step} (epoch {progress.epoch + 1}); ids of the batch: {ids}. "
-            f"The last good checkpoint is {self.checkpoints / 'last.pt'}. Lower optimizer.lr, set training.clip_norm, "
-            "or look at these items."
-        )
 
 
 def make_fabric(settings: TrainingSettings) -> Fabric:

@@ -21,8 +21,9 @@ from metrixkit.errors import InputError
 from metrixkit.seam import Batch, EpochPlan, Group, Method, Needs, Output
 from metrixkit.training import checkpoint, loop
 from metrixkit.training.checkpoint import Progress
+from metrixkit.training.divergence import Diverged
 from metrixkit.training.log import RunLog
-from metrixkit.training.loop import Diverged, Trainer
+from metrixkit.training.loop import Trainer
 from metrixkit.training.optim import Rates, adam, parameter_dicts
 from metrixkit.training.running_statistics import average_running_statistics
 from metrixkit.training.schedule import Constant
@@ -244,16 +245,84 @@ def test_best_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     assert any(not torch.equal(best[k], last[k]) for k in best)
 
 
+def test_of_equal_epochs_the_earlier_is_the_best(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path, scores=[0.3, 0.3, 0.3])
+    genuine, kept = made.evaluate, []
+
+    def looks(epoch: int) -> dict[str, float]:
+        kept.append(weights(made.raw))
+        return genuine(epoch)
+
+    made.evaluate = looks
+    assert made.run(Progress()).best_epoch == 1
+    best = list(torch.load(tmp_path / "checkpoints/best.pt", weights_only=True).values())
+    assert equal(best, kept[0])
+    assert not equal(best, kept[1])
+
+
+@pytest.mark.parametrize(("accumulate", "expected"), [(1, [*range(2 * STEPS)]), (2, [1, 3, 4, 6, 8, 9])])
+def test_a_method_hears_of_each_update_once_after_it(tmp_path: Path, accumulate: int, expected: list[int]) -> None:
+    """By the number of the batch that completed it, from 0, on across epochs."""
+    made, method = trainer(tmp_path, epochs=2, accumulate=accumulate, accumulate_coupled=True)
+    told: list[int] = []
+    before = [method.head.weight.detach().clone()]
+
+    def heard(step: int) -> None:
+        told.append(step)
+        assert not torch.equal(before[-1], method.head.weight), "called before the update"
+        assert method.head.weight.grad is None
+        before.append(method.head.weight.detach().clone())
+
+    method.after_step = heard  # type: ignore[method-assign]
+    made.run(Progress())
+    assert told == expected
+
+
 def test_nan_names_step_ids_and_the_last_good_checkpoint(tmp_path: Path) -> None:
     made, method = trainer(tmp_path, checkpoint_every=1)
     method.poison = 7
     with pytest.raises(Diverged) as caught:
         made.run(Progress())
-    for word in ("nan", "step 7", "epoch 2", "1/2/0", "last.pt"):
+    for word in ("nan", "step 7", "epoch 2", "total nan", "head 0.1", "1/2/0", "last.pt", "optimizer.lr"):
         assert word in str(caught.value)
     state = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)
     assert state["progress"]["step"] == 7
     assert all(torch.isfinite(t).all() for t in state["method"].values())
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"clip_value": 1.0}, {"checkpoint_every": 1}], ids=str)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("at", [7, 2 * STEPS - 1])  # within an epoch, and before its evaluation
+def test_a_gradient_that_is_not_finite_names_its_own_step(
+    tmp_path: Path, at: int, value: float, options: dict[str, Any]
+) -> None:
+    """The loss stays finite: the gradient is spoilt on its way to a bias that only its own step would tell."""
+    made, method = trainer(tmp_path, **options)
+    made.evaluate = lambda epoch: pytest.fail("evaluated") if epoch == 2 else {"validation/recall@1": 0.1}
+    method.head.bias.register_hook(lambda g: g * value if method.seen == at + 1 else g)
+    with pytest.raises(Diverged, match=r"norm of the gradient is (inf|nan) at step") as caught:
+        made.run(Progress())
+    k = at % STEPS
+    for word in (f"step {at} ", "epoch 2", f"1/{k}/0", "Losses: total 0.", "head 0.1", "last.pt", "optimizer.lr"):
+        assert word in str(caught.value)
+    state = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)
+    assert state["progress"]["step"] == (at if "checkpoint_every" in options else STEPS)
+    assert all(torch.isfinite(t).all() for t in state["method"].values())
+
+
+def test_the_norm_is_that_of_all_gradients_before_they_are_clipped(tmp_path: Path) -> None:
+    norms = []
+    for option in ({}, {"clip_norm": 1e-3}, {"clip_value": 1e-3}):
+        made, _ = trainer(tmp_path / str(len(norms)), epochs=1, **option)
+        made.run(Progress())
+        made.log.close()
+        first = (tmp_path / str(len(norms)) / "metrics.jsonl").read_text().splitlines()[0]
+        norms.append(json.loads(first)["gradient_norm"])
+    torch.manual_seed(0)
+    fresh = Toy()
+    fresh(next(iter(Order()))).losses["total"].backward()
+    expected = torch.cat([p.grad.flatten() for p in fresh.parameters() if p.grad is not None]).norm().item()
+    assert norms == pytest.approx([expected] * 3, rel=1e-5)
 
 
 def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 
 from metrixkit._doors import guarded
 from metrixkit.files import check_file
+from metrixkit.seeds import seed_option
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--force", action="store_true", help="also compare other data, splits, protocols or queries, or a run twice"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--seed", type=seed_option, default=0, help="of the bootstrap (default 0)")
     parser.add_argument("--csv", metavar="FILE", help="full precision, with the run folders")
     parser.add_argument("--markdown", metavar="FILE", help="the tables in Markdown")
     parser.add_argument("--latex", metavar="FILE", help="the tables in LaTeX")

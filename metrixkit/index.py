@@ -21,6 +21,7 @@ import sys
 
 from metrixkit._doors import guarded
 from metrixkit.errors import did_you_mean
+from metrixkit.seeds import seed_option
 
 VERBS = ("build", "add", "remove", "search", "info", "threshold", "tune", "duplicates")
 
@@ -58,7 +59,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("--metric", default="cosine", help="cosine (default), dot or euclidean")
         add("--memory-budget", metavar="2GB", help="for auto: the most memory it may take")
         add("--latency-budget-ms", type=float, metavar="MS", help="for auto: the most one query may take")
-        add("--seed", type=int, default=0, help="of the training of lists and code books (default 0)")
+        add("--seed", type=seed_option, default=0, help="of the training of lists and code books (default 0)")
     elif verb == "duplicates":
         add("run", nargs="?", help="a run folder: all splits of its data, embedded by its model")
         add("overrides", nargs="*", metavar="key=value", help="data and loader settings of the run")
@@ -94,7 +95,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("-k", type=int, default=10, help="neighbours asked for (default 10)")
         add("--factories", nargs="+", metavar="KIND", help="kinds to try; default some that suit the size")
         add("--metric", help="of --embeddings: cosine (default), dot or euclidean")
-        add("--seed", type=int, default=0, help="of the sample and of training (default 0)")
+        add("--seed", type=seed_option, default=0, help="of the sample and of training (default 0)")
         add("--out", metavar="FOLDER", help="also write tuning.csv and tuning.png there")
         add("--set", metavar="nprobe=16", help="measure nothing; give DIR these search parameters")
     if verb in ("add", "search"):

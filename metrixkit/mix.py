@@ -15,6 +15,7 @@ import sys
 
 from metrixkit._doors import guarded
 from metrixkit.errors import InputError
+from metrixkit.seeds import seed_option
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lambdas", metavar="L,L", help="shares of the first image; default 0,0.25,0.5,0.75,1")
     parser.add_argument("--pairs", type=int, default=1, metavar="N", help="pairs on the sheet (default 1)")
     parser.add_argument("--measure", type=int, default=128, metavar="N", help="pairs behind a curve (default 128)")
-    parser.add_argument("--seed", type=int, default=0, help="of pairs, boxes, noise and coins (default 0)")
+    parser.add_argument("--seed", type=seed_option, default=0, help="of pairs, boxes, noise and coins (default 0)")
     parser.add_argument("--run", metavar="RUN", help="a run or model: its Mixer, saliency for puzzlemix, classifier")
     parser.add_argument("--size", type=int, metavar="S", help="side in pixels; default 128, or the model's if larger")
     parser.add_argument("--views", default="", metavar="A,B", help="of a learned Mixer: content,attention")

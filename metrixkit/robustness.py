@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from metrixkit._doors import guarded
 from metrixkit.errors import InputError
+from metrixkit.seeds import check_seed
 
 T = TypeVar("T", int, float)
 
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         rates, seeds = _numbers(options.rates, float, "--rates"), _numbers(options.seeds, int, "--seeds")
+        for seed in seeds:
+            check_seed(seed, "--seeds")
         from metrixkit.judging.missing_runs import Trial, try_runs, write_trial
 
         trial = Trial(

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metrixkit.errors import InputError, did_you_mean
-from metrixkit.families import lookup
+from metrixkit.families import Kind, lookup, within_config
+from metrixkit.seeds import check_seed
 
 REQUIRED = inspect.Parameter.empty
 
@@ -37,13 +38,13 @@ class Family:
 
     Attributes:
         members: Name to class.
-        kind: What they are, for messages.
+        kind: What they are; a mere word where nobody may add one of their own.
         provided: Parameters that the programme passes; no user sets them.
         default: The name taken when a config gives none, or None when it must.
     """
 
     members: Mapping[str, Any]
-    kind: str
+    kind: Kind | str
     provided: frozenset[str] = frozenset()
     default: str | None = None
 
@@ -114,13 +115,46 @@ def check_value(value: Any, annotation: Any, path: str) -> Any:
         raise InputError(f"{path}: expected true or false, got {value!r}.")
     if annotation is int and isinstance(value, bool):
         raise InputError(f"{path}: expected a whole number, got {value!r}.")
+    if isinstance(value, str) and _takes_text(annotation, value):
+        return value
+    if _asks_elsewhere(value, annotation):
+        raise InputError(f"{path}: expected {describe(annotation)}, got {value!r}.")
     try:
         holder = dataclasses.make_dataclass("Holder", [("value", annotation)])
         merged = OmegaConf.merge(OmegaConf.structured(holder), {"value": value})
-        return OmegaConf.to_container(merged)["value"]  # type: ignore[call-overload, index]
+        checked = OmegaConf.to_container(merged)["value"]  # type: ignore[call-overload, index]
     except OmegaConfBaseException as error:
         near = did_you_mean(value, _choices(annotation)) if isinstance(value, str) and _choices(annotation) else ""
         raise InputError(f"{path}: expected {describe(annotation)}, got {value!r}.{near}") from error
+    if path.rpartition(".")[2] == "seed" and isinstance(checked, int):
+        check_seed(checked, path)
+    return checked
+
+
+def _takes_text(annotation: Any, text: str) -> bool:
+    """Whether a text stands for itself under `annotation`."""
+    if annotation in (str, Any):
+        return True
+    if typing.get_origin(annotation) is typing.Literal:
+        return text in typing.get_args(annotation)
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return any(_takes_text(a, text) for a in typing.get_args(annotation))
+    return False
+
+
+def _asks_elsewhere(value: Any, annotation: Any) -> bool:
+    """Whether a value that is to be no text holds what OmegaConf takes for a reference, or for absent.
+
+    It would accept either for any type, and answer the text itself.
+    """
+    if isinstance(value, str):
+        return ("${" in value or value == "???") and not _takes_text(annotation, value)
+    inner = [a for a in typing.get_args(annotation) if a is not type(None)] or [Any]
+    if isinstance(value, Mapping):
+        return any(all(_asks_elsewhere(v, a) for a in inner) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(all(_asks_elsewhere(v, a) for a in inner) for v in value)
+    return False
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -248,7 +282,8 @@ def build_node(
     wanted = inspect.signature(cls).parameters
     arguments.update({k: v for k, v in provided.items() if k in wanted and k not in arguments})
     try:
-        return cls(**arguments)
+        with within_config():
+            return cls(**arguments)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

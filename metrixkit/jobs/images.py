@@ -23,6 +23,7 @@ from metrixkit.families import lookup
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.jobs.pictures import draw_mixtures, draw_pictures
+from metrixkit.kinds import TASK
 from metrixkit.mixing.mixer import save_mixer
 from metrixkit.models import Classifier, ImageEncoder, export_backbone, save_classifier, save_model
 from metrixkit.retrieval import save_predictions
@@ -74,7 +75,7 @@ def make_task(
     size = model.image_size
     loader = configs.settings(config, "loader")
     options: dict[str, Any] = {} if fabric is None else {"autocast": fabric.autocast}
-    task = lookup(config["task"], TASKS, "task")
+    task = lookup(config["task"], TASKS, TASK)
     return task(  # type: ignore[no-any-return]
         manifest,
         eval_transform(transform, size),

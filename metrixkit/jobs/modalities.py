@@ -20,6 +20,7 @@ from metrixkit.families import lookup
 from metrixkit.files import write_text
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
+from metrixkit.kinds import MODEL
 from metrixkit.models import MODELS
 from metrixkit.models.modality_trunks import ModalityInput
 from metrixkit.models.multimodal import Multimodal, MultimodalInputs
@@ -144,7 +145,7 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Mo
     part = manifest.part("train")
     targets, regression = targets_of(part, task.settings), task.settings.kind == "regression"
     classes, codes = np.unique(targets, return_inverse=True)
-    if lookup(config["model"]["name"], MODELS, "model") is not Multimodal:
+    if lookup(config["model"]["name"], MODELS, MODEL) is not Multimodal:
         raise InputError(f"task=missing-modality needs model=multimodal, not {config['model']['name']}.")
     examples = pair_items(part)
     torch.manual_seed(config["seed"])

@@ -10,7 +10,7 @@ from torch import Tensor
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
 from metrixkit.mixing import UniqueMixtures
-from metrixkit.mixing.images import IMAGE_MIXERS, MixedImages
+from metrixkit.mixing.images import IMAGE_MIXER, IMAGE_MIXERS, MixedImages
 
 NOT_HERE = {
     "puzzlemix": "it needs gradients of the loss at the images, one more pass that this level does not make",
@@ -30,7 +30,7 @@ def find_mixer(name: str, levels: list[str]) -> Callable[..., MixedImages] | Non
     """
     if name == "mixup":
         return None
-    mixer: Callable[..., MixedImages] = lookup(name, IMAGE_MIXERS, "image mixer")
+    mixer: Callable[..., MixedImages] = lookup(name, IMAGE_MIXERS, IMAGE_MIXER, by_caller=True)
     if name in NOT_HERE:
         raise InputError(f"image_mixer={name!r}: {NOT_HERE[name]}.")
     if "input" not in levels:

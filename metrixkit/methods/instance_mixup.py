@@ -11,7 +11,7 @@ from metrixkit.errors import InputError
 from metrixkit.families import lookup
 from metrixkit.methods.instance_mixture import InstanceMixer, Mixture, View, mixer_weight
 from metrixkit.mixing import draw_partners, draw_ratio
-from metrixkit.mixing.images import IMAGE_MIXERS, fine_grained_saliency, inter_intra, mixup
+from metrixkit.mixing.images import IMAGE_MIXER, IMAGE_MIXERS, fine_grained_saliency, inter_intra, mixup
 
 
 class InstanceMixup(InstanceMixer):
@@ -60,7 +60,7 @@ class InstanceMixup(InstanceMixer):
         if stages is not None and not inside:
             raise InputError(f"mixer.stages={stages} belongs to mixer.image=manifoldmix.")
         self.stages = () if not inside else (1, 2) if stages is None else tuple(stages)
-        self.mixer = mixup if inside else lookup(image, IMAGE_MIXERS, "image mixer")
+        self.mixer = mixup if inside else lookup(image, IMAGE_MIXERS, IMAGE_MIXER, by_caller=True)
         self.salient = image == "puzzlemix"
         self.alpha, self.view, self.partner_view = alpha, view, partner_view
         self.clean_weight, self.weight = mixer_weight("clean_weight", clean_weight), mixer_weight("weight", weight)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
-from metrixkit.families import lookup
+from metrixkit.families import Kind, class_of, lookup
 from metrixkit.models.small import Small
 from metrixkit.models.trunk import Card, stages_by_prefix
 
 BACKBONES: dict[str, type[nn.Module]] = {"small": Small}
+BACKBONE = Kind("backbone", "nn.Module class", class_of(nn.Module))
 
 
 class OwnTrunk(nn.Module):
@@ -28,10 +29,7 @@ class OwnTrunk(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        found = lookup(name, BACKBONES, "backbone")
-        # Checked before it is called: the name may come from somebody else's exported model.
-        if not (isinstance(found, type) and issubclass(found, nn.Module)):
-            raise InputError(f"backbone {name!r} is no nn.Module class.")
+        found = lookup(name, BACKBONES, BACKBONE, by_caller=True)
         try:
             self.model: nn.Module = found()
         except TypeError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
-from metrixkit.mixing.images import IMAGE_MIXERS, MixedImages
+from metrixkit.mixing.images import IMAGE_MIXER, IMAGE_MIXERS, MixedImages
 from metrixkit.mixing.images.mixed import with_mask
 from metrixkit.mixing.mixer import adjust_mask
 from metrixkit.sheets.models import RunModels, saliency, saliency_told
@@ -66,7 +66,7 @@ class Mixers:
                 )
             elif name:
                 if name not in LEARNED:
-                    lookup(name, {**IMAGE_MIXERS, **dict.fromkeys((*LEARNED, "all"))}, "image mixer")
+                    lookup(name, {**IMAGE_MIXERS, **dict.fromkeys((*LEARNED, "all"))}, IMAGE_MIXER, by_caller=True)
                 names.append(name)
         if not names:
             raise InputError(f"--mixers {text!r} names no mixer; known: all, {', '.join((*IMAGE_MIXERS, *LEARNED))}.")
@@ -96,7 +96,7 @@ class Mixers:
         elif name == "inter-intra":
             settings["labels"], settings["partner_labels"] = _codes(pairs)
         generator = torch.Generator().manual_seed(seed)
-        mixer = lookup(name, IMAGE_MIXERS, "image mixer")
+        mixer = lookup(name, IMAGE_MIXERS, IMAGE_MIXER, by_caller=True)
         with torch.no_grad():
             return mixer(pairs.first, pairs.second, lam, generator, **settings)
 

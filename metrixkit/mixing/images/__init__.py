@@ -7,8 +7,11 @@ draw nothing take the generator too. `inter-intra` needs ``labels`` and `puzzlem
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
+from metrixkit.families import Kind, returned_by
 from metrixkit.mixing.images.boxes import Boxes, draw_boxes
 from metrixkit.mixing.images.cutmix import cutmix, cutmix_boxes
 from metrixkit.mixing.images.fmix import fmix
@@ -32,7 +35,20 @@ IMAGE_MIXERS: dict[str, Callable[..., MixedImages]] = {
     "inter-intra": inter_intra,
 }
 
+
+def _mixes(found: Any) -> bool:
+    """Whether it is a Python function of (images, partner, lam, generator), answering what it says."""
+    return (
+        inspect.isfunction(found)
+        and len(inspect.signature(found).parameters) >= 4
+        and returned_by(found) in (None, MixedImages)
+    )
+
+
+IMAGE_MIXER = Kind("image mixer", "function of (images, partner, lam, generator) that answers MixedImages", _mixes)
+
 __all__ = [
+    "IMAGE_MIXER",
     "IMAGE_MIXERS",
     "Boxes",
     "MixedImages",

@@ -17,23 +17,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from metrixkit.data import DATASETS, SAMPLERS
+from metrixkit.data.kinds import DATA_SET, SAMPLER
 from metrixkit.data.transforms import Transform
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.families import ANY, allow_code, lookup, names_in
 from metrixkit.files import write_text
 from metrixkit.input_settings import FrameSettings, LoaderSettings
-from metrixkit.kinds import (
-    DATA_SET,
-    LABEL_MIXER,
-    LOSS,
-    METHOD,
-    MIXER,
-    MODEL,
-    OPTIMIZER,
-    SAMPLER,
-    SCHEDULE,
-    TASK,
-)
+from metrixkit.kinds import LABEL_MIXER, LOSS, METHOD, MIXER, MODEL, OPTIMIZER, SCHEDULE, TASK
 from metrixkit.losses import LOSSES
 from metrixkit.methods import LABEL_MIXERS, METHODS, MIXERS
 from metrixkit.models import MODELS

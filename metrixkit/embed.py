@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from metrixkit._doors import guarded
+from metrixkit._doors import add_trust, guarded
 from metrixkit.errors import InputError
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv{more}")
         return 0
 
-    return guarded("embed", work)
+    return guarded("embed", work, options.trust)
 
 
 if __name__ == "__main__":

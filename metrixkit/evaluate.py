@@ -22,7 +22,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from metrixkit._doors import guarded
+from metrixkit._doors import add_trust, guarded
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"curve: {roc_curve(picture, out.with_suffix('.roc.png'))}")
         return 0
 
-    return guarded("evaluate", work)
+    return guarded("evaluate", work, options.trust)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What a class of one's own must be to stand in a family of a config; asked before anything is called."""
+"""What a class of one's own must be to stand in a family of a config; asked before it is called.
+
+Those of data stand in :mod:`metrixkit.data.kinds`.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from metrixkit.data.manifest import Manifest
-from metrixkit.data.pair_manifest import PairManifest
-from metrixkit.data.samplers import EpochSampler
-from metrixkit.data.sets.ratings import RatingSplit
-from metrixkit.families import Kind, class_of, class_with, maker_of, returned_by
+from metrixkit.families import Kind, class_of, class_with, maker_of
 from metrixkit.methods.image_mixers import ImageMixer
 from metrixkit.methods.instance_mixture import InstanceMixer
-
-_MANIFESTS = (Manifest, PairManifest, RatingSplit)
-
-
-def _reads(found: Any) -> bool:
-    """Whether it is a class of Python with ``read(self)``, which answers a manifest where it says what it answers."""
-    if not inspect.isclass(found):
-        return class_with("read")(returned_by(found))
-    read = getattr(found, "read", None)
-    if not inspect.isfunction(read) or list(inspect.signature(read).parameters) != ["self"]:
-        return False
-    told = inspect.signature(read).return_annotation
-    return told is inspect.Signature.empty or isinstance(told, str) or class_of(*_MANIFESTS)(told)
 
 
 def _schedules(found: Any) -> bool:
@@ -36,8 +22,6 @@ def _schedules(found: Any) -> bool:
     return inspect.isclass(found) and inspect.isfunction(call) and len(inspect.signature(call).parameters) == 3
 
 
-DATA_SET = Kind("data set", "class with a method read(self) that answers a Manifest", _reads)
-SAMPLER = Kind("sampler", "subclass of metrixkit.data.EpochSampler", class_of(EpochSampler))
 MODEL = Kind("model", "nn.Module class", class_of(nn.Module))
 LOSS = Kind("loss", "nn.Module class, nor a function annotated to return one", maker_of(nn.Module))
 MIXER = Kind("mixer", "subclass of metrixkit.methods.instance_mixture.InstanceMixer", class_of(InstanceMixer))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from metrixkit._doors import guarded
+from metrixkit._doors import add_trust, guarded
 from metrixkit.errors import InputError
 from metrixkit.seeds import seed_option
 
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         make(wanted, print)
         return 0
 
-    return guarded("mix", work)
+    return guarded("mix", work, options.trust)
 
 
 def numbers(name: str, text: str) -> list[float]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from metrixkit._doors import guarded
+from metrixkit._doors import add_trust, guarded
 from metrixkit.errors import InputError
 from metrixkit.seeds import check_seed
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{title}: {path}" for title, path in files.items()))
         return 0
 
-    return guarded("robustness", work)
+    return guarded("robustness", work, options.trust)
 
 
 def _numbers(text: str, kind: Callable[[str], T], option: str) -> tuple[T, ...]:

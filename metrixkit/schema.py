@@ -151,7 +151,7 @@ def _asks_elsewhere(value: Any, annotation: Any) -> bool:
         return ("${" in value or value == "???") and not _takes_text(annotation, value)
     inner = [a for a in typing.get_args(annotation) if a is not type(None)] or [Any]
     if isinstance(value, Mapping):
-        return any(all(_asks_elsewhere(v, a) for a in inner) for v in value.values())
+        return any(_asks_elsewhere(v, inner[-1]) for v in value.values())
     if isinstance(value, list | tuple):
         return any(all(_asks_elsewhere(v, a) for a in inner) for v in value)
     return False

@@ -92,7 +92,7 @@ def test_a_node_that_the_method_does_not_take_is_an_error(
     glyphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ownmethod.py").write_text(
-        "class NoLoss:\n    def __init__(self, model: object, rate: float = 1.0) -> None: ...\n"
+        "from torch import nn\nclass NoLoss(nn.Module):\n    def __init__(self, model: object, rate: float = 1.0) -> None: ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InputError, match=r"loss does not apply: method 'ownmethod:NoLoss' takes no loss"):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from metrixkit.errors import InputError
+from metrixkit.families import ANY, Kind, allow_code, class_with
 from metrixkit.schema import Family, build, build_node, check_mapping, check_node, fields_of
 
 
@@ -126,14 +127,39 @@ def test_build_makes_nested_dataclasses() -> None:
 
 def test_own_class_by_module_path(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ownlosses.py").write_text(
-        "class Mine:\n    def __init__(self, k: int = 3) -> None:\n        self.k = k\n"
+        "class Base: ...\n"
+        "class Mine(Base):\n    def __init__(self, k: int = 3) -> None:\n        self.k = k\n"
+        "def made() -> Mine: ...\n"
+        "def other() -> str: raise RuntimeError\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert build_node(node(name="ownlosses:Mine", k=4), FAMILIES, "loss", "loss", {}).k == 4
-    with pytest.raises(InputError, match=r"loss.z is not a setting: loss 'ownlosses:Mine' takes k"):
-        node(name="ownlosses:Mine", z=1)
-    with pytest.raises(InputError, match="has no 'Mein'.*Did you mean 'Mine'"):
-        node(name="ownlosses:Mein")
-    with pytest.raises(InputError, match="cannot import 'absent_module'"):
-        node(name="absent_module:Mine")
+    mine = class_with("__init__")
+
+    def fits(found: Any) -> bool:
+        return mine(found) and [base.__name__ for base in found.__mro__][1:2] == ["Base"]
+
+    families = {"loss": Family(FAMILIES["loss"].members, Kind("loss", "Base class", fits))}
+
+    def own(**values: Any) -> dict[str, Any]:
+        return check_node(values, families, "loss", "loss")
+
+    with pytest.raises(InputError, match=r"loss 'ownlosses:Mine' is code of the module 'ownlosses'.*--trust"):
+        own(name="ownlosses:Mine", k=4)
+    with allow_code({"ownlosses:Mine"}):
+        assert build_node(own(name="ownlosses:Mine", k=4), families, "loss", "loss", {}).k == 4
+        with pytest.raises(InputError, match=r"loss.z is not a setting: loss 'ownlosses:Mine' takes k"):
+            own(name="ownlosses:Mine", z=1)
+        with pytest.raises(InputError, match="'ownlosses:other' is code of"):
+            own(name="ownlosses:other")
+    with allow_code(ANY):
+        with pytest.raises(InputError, match="has no 'Mein'.*Did you mean 'Mine'"):
+            own(name="ownlosses:Mein")
+        with pytest.raises(InputError, match="cannot import 'absent_module'"):
+            own(name="absent_module:Mine")
+        with pytest.raises(InputError, match=r"'ownlosses:other' is no Base class \(it is a function\)"):
+            own(name="ownlosses:other")
+        with pytest.raises(InputError, match="'os' is of Python's own library"):
+            own(name="os:system")
+        with pytest.raises(InputError, match="no loss is called 'ownlosses:Mine'"):
+            check_node("ownlosses:Mine", FAMILIES, "loss", "loss")  # a family that is closed

@@ -60,8 +60,10 @@ def _check(target: str, settings: Sequence[str], deep: bool) -> int:
     from metrixkit.data.check import check
     from metrixkit.data.check_pairs import check_pairs
     from metrixkit.data.pair_manifest import PairManifest
+    from metrixkit.families import ANY, allow_code
 
-    found = _reader(target, settings).read()
+    with allow_code(ANY):  # all of it was typed
+        found = _reader(target, settings).read()
     report = check_pairs(found, deep=deep) if isinstance(found, PairManifest) else check(found, deep=deep)
     print(report.render())
     return 1 if report.problems else 0
@@ -76,6 +78,7 @@ def _reader(target: str, settings: Sequence[str]) -> Any:
     from yaml import YAMLError
 
     from metrixkit.data import DATASETS
+    from metrixkit.data.kinds import DATA_SET
     from metrixkit.data.tables import SUFFIXES
     from metrixkit.errors import InputError, did_you_mean
     from metrixkit.families import lookup
@@ -103,10 +106,10 @@ def _reader(target: str, settings: Sequence[str]) -> Any:
     except (OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"the settings {' '.join(settings)!r} are not readable: {error}") from error
     # Missing files are what a check is to report, not what it is to stop at.
-    on_missing = fields_of(lookup(node["name"], DATASETS, "data set")).get("on_missing")
+    on_missing = fields_of(lookup(node["name"], DATASETS, DATA_SET)).get("on_missing")
     if on_missing is not None:
         node.setdefault("on_missing", "blank" if "blank" in get_args(on_missing.annotation) else "drop")
-    families = {"data": Family(DATASETS, "data set")}
+    families = {"data": Family(DATASETS, DATA_SET)}
     return build_node(check_node(node, families, "data", "data"), families, "data", "data", provided={})
 
 

@@ -101,7 +101,9 @@ class EmbeddingModel:
         return torch.cat(rows)
 
 
-def load_model(where: str | Path, device: str | torch.device | None = None) -> EmbeddingModel | PairEmbeddingModel:
+def load_model(
+    where: str | Path, device: str | torch.device | None = None, trust: bool = False
+) -> EmbeddingModel | PairEmbeddingModel:
     """Return the model at `where`, ready to embed: images by ``embed``, or texts and videos by ``embed_text`` and
     ``embed_video``.
 
@@ -109,15 +111,17 @@ def load_model(where: str | Path, device: str | torch.device | None = None) -> E
         where: A run folder (its ``model/`` is taken), a folder with ``model.safetensors`` and ``config.json``, or a
             name on the Hugging Face hub (``owner/name``; downloaded unless cached), tried in this order.
         device: Where to compute; None is the CPU.
+        trust: Import and run a backbone that the folder names as ``package.module:Name``. A folder is data otherwise:
+            tensors and settings are read, nothing in it runs, whoever wrote it.
 
     Raises:
-        InputError: Nothing there, or no model that metrixkit wrote.
+        InputError: Nothing there, no model that metrixkit wrote, or one that needs code and is not trusted.
     """
     folder = _find(where)
     if read_config(folder, ALL_KINDS)["kind"] in PAIR_KINDS:
         model, config = load_pair_model(folder)
         return PairEmbeddingModel(model, config["transform"], device)
-    encoder, config = load_encoder(folder)
+    encoder, config = load_encoder(folder, trust)
     return EmbeddingModel(encoder, config["transform"], device)
 
 
@@ -126,13 +130,15 @@ def kind_of_model(where: str | Path) -> str:
     return str(read_config(_find(where), ALL_KINDS)["kind"])
 
 
-def load_image_model(where: str | Path, device: str | torch.device | None = None) -> EmbeddingModel:
+def load_image_model(
+    where: str | Path, device: str | torch.device | None = None, trust: bool = False
+) -> EmbeddingModel:
     """Return the model of images at `where`; arguments as :func:`load_model`.
 
     Raises:
         InputError: As there; or the model there is one of texts and videos.
     """
-    model = load_model(where, device)
+    model = load_model(where, device, trust)
     if not isinstance(model, EmbeddingModel):
         raise InputError(f"the model at {where} embeds texts and videos, not images; here a model of images is needed.")
     return model

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from metrixkit.errors import InputError
+from metrixkit.families import allow_code, folders_trusted, names_in_folder
 from metrixkit.files import write_bytes
+from metrixkit.foreign import read_json
+from metrixkit.models.budget import Budget
 from metrixkit.models.encoder import ImageEncoder
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -58,27 +61,68 @@ def save_model(
     write_bytes(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def load_encoder(folder: str | Path) -> tuple[ImageEncoder, dict[str, Any]]:
+def load_encoder(folder: str | Path, trust: bool = False) -> tuple[ImageEncoder, dict[str, Any]]:
     """Return the encoder in `folder` on the CPU in evaluation mode, and its configuration.
 
+    Args:
+        folder: An exported model. It is data: its tensors and settings are read, and nothing in it is run.
+        trust: Import the backbone that its settings name as ``package.module:Name``, and let a backbone of the hub be
+            looked up there.
+
     Raises:
-        InputError: A file is missing, not readable, of a later format, or the two do not belong together.
+        InputError: A file is missing, not readable, of a later format, or the two do not belong together; code or a
+            hub is needed and `trust` does not allow it.
     """
     folder = Path(folder)
     config = read_config(folder)
     weights = read_weights(folder, config)
-    settings = dict(config["encoder"])
-    if (folder / BACKBONE).is_dir():
-        settings["backbone"] = f"transformers/{folder / BACKBONE}"
-    try:
-        # The weights drawn here are overwritten; drawing them must not move the caller's random numbers.
-        with torch.random.fork_rng(devices=[]):
-            encoder = ImageEncoder(**settings)
+    settings = {**config["encoder"], "weights": "none"}
+    settings["backbone"] = _backbone(folder, settings.get("backbone"), trust)
+    with rebuilding(folder, len(weights), names_in_folder(settings, trust)):
+        encoder = ImageEncoder(**settings)
         state: dict[str, Tensor] = load(weights)
         encoder.load_state_dict(state)
-    except (TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: the model cannot be built again ({str(error)[:500]}).") from error
     return encoder.eval(), config
+
+
+@contextlib.contextmanager
+def rebuilding(folder: Path, size: int, names: Iterable[str] = ()) -> Iterator[None]:
+    """Within this context a model is built from the settings in `folder`.
+
+    They may name only the classes `names`, and ask for no more memory than weights of `size` bytes explain. The weights
+    drawn meanwhile are overwritten; drawing them does not move the caller's random numbers.
+
+    Raises:
+        InputError: Whatever the settings lead to that no good settings would.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), allow_code(names), Budget(size):
+            yield
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except Exception as error:  # settings of the wrong type, shape or size; weights that do not fit
+        raise InputError(
+            f"{folder}: the model cannot be built again ({type(error).__name__}: {str(error)[:500]})."
+        ) from error
+
+
+def _backbone(folder: Path, name: Any, trust: bool) -> str:
+    """Return which backbone a saved encoder has; one that lies elsewhere only where the folder is trusted."""
+    if (folder / BACKBONE).is_dir():
+        return f"transformers/{folder / BACKBONE}"
+    if not isinstance(name, str):
+        raise InputError(f"{folder / CONFIG}: encoder.backbone is {name!r}; expected a name.")
+    if name.startswith("transformers/") and not folders_trusted(trust):
+        raise InputError(
+            f"{folder} has no {BACKBONE}/ with the configuration of {name!r}. Copy it from where the model was saved; "
+            "--trust (in Python trust=True) looks for it under that name, also on the hub."
+        )
+    if ":" in name and name.startswith("timm/") and not folders_trusted(trust):
+        raise InputError(
+            f"{folder}: its backbone {name!r} is described elsewhere, on the hub or in another folder, and a saved "
+            "file is not followed there. --trust (in Python trust=True) follows it."
+        )
+    return name
 
 
 def read_weights(folder: Path, config: Mapping[str, Any]) -> bytes:
@@ -108,15 +152,10 @@ def read_config(folder: Path, kinds: tuple[str, ...] = ("image",)) -> dict[str, 
         InputError: Missing, no JSON, of another format, or another kind of model.
     """
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder} has no {CONFIG}; an exported model is a folder with {WEIGHTS} and {CONFIG}."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no JSON ({error}).") from error
-    if not isinstance(config, dict) or not config.keys() >= _REQUIRED:
+    if not path.exists():
+        raise InputError(f"{folder} has no {CONFIG}; an exported model is a folder with {WEIGHTS} and {CONFIG}.")
+    config = read_json(path)
+    if not config.keys() >= _REQUIRED:
         raise InputError(f"{path} was not written by metrixkit: expected the keys {', '.join(sorted(_REQUIRED))}.")
     if config["format"] != FORMAT or config.get("kind") not in ALL_KINDS:
         raise InputError(
@@ -125,4 +164,7 @@ def read_config(folder: Path, kinds: tuple[str, ...] = ("image",)) -> dict[str, 
         )
     if config["kind"] not in kinds:
         raise InputError(f"{path} is a model of kind {config['kind']!r}; expected {' or '.join(kinds)} here.")
+    for name in ("encoder", "transform"):
+        if not isinstance(config[name], dict):
+            raise InputError(f"{path}: {name} is {config[name]!r}; expected its settings.")
     return config

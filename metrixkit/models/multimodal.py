@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.files import write_bytes, write_text
+from metrixkit.foreign import read_json
+from metrixkit.models.export import rebuilding
 from metrixkit.models.modality_trunks import BYTES, ModalityInput, Sequences, trunk_of
 from metrixkit.seam import Group
 
@@ -194,11 +196,9 @@ def load_multimodal(folder: str | os.PathLike[str]) -> Multimodal:
             f"no model of several modalities at {given}: {place / SETTINGS} or {WEIGHTS} is missing. Expected a "
             "finished run of task=missing-modality."
         )
-    try:
-        settings = json.loads((place / SETTINGS).read_text(encoding="utf-8"))
+    settings = read_json(place / SETTINGS)
+    with rebuilding(place, (place / WEIGHTS).stat().st_size):
         forms = {name: ModalityInput(**form) for name, form in settings.pop("inputs").items()}
         model = Multimodal(MultimodalInputs(forms, settings.pop("outputs")), **settings)
         model.load_state_dict(load_file(place / WEIGHTS))
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise InputError(f"the model at {place} is broken ({error}).") from error
     return model.eval()

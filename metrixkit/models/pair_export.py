@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.files import write_bytes
+from metrixkit.foreign import read_text
 from metrixkit.models.clip_video_text import ClipVideoText
-from metrixkit.models.export import BACKBONE, CONFIG, FORMAT, WEIGHTS, read_config, read_weights
+from metrixkit.models.export import BACKBONE, CONFIG, FORMAT, WEIGHTS, read_config, read_weights, rebuilding
 from metrixkit.models.text import TextSettings, TextTower
 from metrixkit.models.video import VideoSettings
 from metrixkit.models.video_text import PairInputs, VideoText
@@ -61,6 +60,9 @@ def save_pair_model(
 def load_pair_model(folder: str | Path) -> tuple[PairModel, dict[str, Any]]:
     """Return the model in `folder` on the CPU in evaluation mode, and its configuration.
 
+    Args:
+        folder: An exported model. It is data: its tensors and settings are read, and nothing in it is run.
+
     Raises:
         InputError: A file is missing, not readable, of a later format, or they do not belong together.
     """
@@ -68,24 +70,19 @@ def load_pair_model(folder: str | Path) -> tuple[PairModel, dict[str, Any]]:
     config = read_config(folder, KINDS)
     weights = read_weights(folder, config)
     vocabulary = folder / VOCABULARY
-    inputs = PairInputs(
-        **config["inputs"], vocabulary=vocabulary.read_text(encoding="utf-8") if vocabulary.is_file() else None
-    )
-    settings = dict(config["encoder"])
-    try:
-        # The weights drawn here are overwritten; drawing them must not move the caller's random numbers.
-        with torch.random.fork_rng(devices=[]):
-            model = _build(config["kind"], settings, inputs, folder)
+    with rebuilding(folder, len(weights)):
+        inputs = PairInputs(**config["inputs"], vocabulary=read_text(vocabulary) if vocabulary.exists() else None)
+        model = _build(config["kind"], dict(config["encoder"]), inputs, folder)
         state: dict[str, Any] = dict(load(weights))
         state |= {name: value for name, value in model.state_dict().items() if not _weight(value)}
         model.load_state_dict(state)
-    except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: the model cannot be built again ({str(error)[:500]}).") from error
     return model.eval(), config
 
 
 def _build(kind: str, settings: dict[str, Any], inputs: PairInputs, folder: Path) -> PairModel:
     if kind == ClipVideoText.kind:
+        if not (folder / BACKBONE).is_dir():
+            raise InputError(f"it has no {BACKBONE}/ with CLIP's configuration and tokenizer; copy it whole.")
         return ClipVideoText(inputs, **{**settings, "backbone": str(folder / BACKBONE)}, weights="none")
     settings["text"], settings["video"] = TextSettings(**settings["text"]), VideoSettings(**settings["video"])
     return VideoText(inputs, **settings)

@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for embeddings.npy and table.csv")
     parser.add_argument("--batch-size", type=int, default=128, help="images a forward call (default 128)")
     parser.add_argument("--parquet", action="store_true", help="also write embeddings.parquet (needs pyarrow)")
+    add_trust(parser)
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:

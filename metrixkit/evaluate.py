@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--protocol", metavar="NAME", help="published test set whose counts are enforced, such as 1k-A")
     parser.add_argument("--compat", metavar="NAME", help="clip4clip: count as that repository does")
     parser.add_argument("--out", metavar="FILE.json", help="also write the result there")
+    add_trust(parser)
     words = list(sys.argv[1:] if argv is None else argv)
     if {"--linear", "--knn"} & set(words):
         from metrixkit.judging.probes import complete

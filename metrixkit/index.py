@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from metrixkit._doors import guarded
+from metrixkit._doors import add_trust, guarded
 from metrixkit.errors import did_you_mean
 from metrixkit.seeds import seed_option
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             print(line)
         return 0
 
-    return guarded(f"index {verb}", work)
+    return guarded(f"index {verb}", work, options.trust)
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:
@@ -106,6 +106,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("--embeddings", metavar="E.npy", help="(N, d) array of embeddings made before")
         add("--table", metavar="T.csv", help="N rows: label, and optionally id, path, split")
         add("--label", default="label", metavar="COLUMN", help="the table's label column (default label)")
+    add_trust(parser)
     return parser
 
 

@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--information", metavar="FILE.png", help="mutual information with the first image over lambda")
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="of each network of it (default 300)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="networks behind each point (default 3)")
+    add_trust(parser)
     options = parser.parse_intermixed_args(argv)
 
     def work() -> int:

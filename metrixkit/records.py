@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metrixkit import config as configs
 from metrixkit.errors import InputError
+from metrixkit.families import allow_code
+from metrixkit.foreign import read_json, read_yaml
 from metrixkit.training.run import FREE_ON_RESUME, RunFolder, loaded_alike
 
 # A run is the same run with another seed, on another machine, or with other housekeeping.
@@ -95,19 +95,17 @@ def read_record(folder: Path) -> Record | str:
         return "unfinished" if (run.checkpoints / "last.pt").is_file() else "not trained yet"
     if not saved.is_file():
         return "its config.yaml is missing"
-    try:
-        results, config = json.loads(run.results.read_text("utf-8")), yaml.safe_load(saved.read_text("utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{folder}: results.json or config.yaml cannot be read ({error}).") from error
-    if not isinstance(results, dict) or not isinstance(config, dict):
-        raise InputError(f"{folder}: results.json or config.yaml does not hold names and values.")
+    results, config = read_json(run.results), read_yaml(saved)
     # Settings that came with a later version stand at their defaults. A config of another version, or with a class
-    # that is not importable here, is compared as it stands.
-    with contextlib.suppress(InputError):
+    # of its own, is compared as it stands: comparing imports nothing.
+    with contextlib.suppress(InputError), allow_code(()):
         config = configs.resolve(config)
-    distance = (config.get("evaluation") or {}).get("distance", "cosine")
+    evaluation, seed = config.get("evaluation"), config.get("seed", 0)
+    distance = evaluation.get("distance", "cosine") if isinstance(evaluation, Mapping) else "cosine"
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise InputError(f"{saved}: seed is {seed!r}; expected a whole number.")
     config = loaded_alike(config)
-    return Record(folder, without(config, APART), int(config.get("seed", 0)), results, distance)
+    return Record(folder, without(config, APART), seed, results, str(distance))
 
 
 def without(node: Mapping[str, Any], hidden: tuple[str, ...], path: str = "") -> dict[str, Any]:

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--split", help="default the test split")
     parser.add_argument("--out", metavar="DIR", help="default RUN/robustness, of several runs robustness")
+    add_trust(parser)
     options = parser.parse_args(argv)
 
     def work() -> int:

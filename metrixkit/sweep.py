@@ -17,6 +17,8 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
+from metrixkit.families import allow_code, names_in
+from metrixkit.foreign import read_yaml
 from metrixkit.train import run_name
 from metrixkit.training.run import RunFolder, differences
 
@@ -53,10 +55,11 @@ class Planned:
         if not saved.exists():
             return ""
         try:
-            raw = yaml.safe_load(saved.read_text(encoding="utf-8"))
+            raw = read_yaml(saved)
             # A setting that came with a later version stands at its default, which is how the run was made.
-            return differences(configs.resolve(raw), self.config)
-        except (InputError, yaml.YAMLError, AttributeError) as error:
+            with allow_code(names_in(self.config)):
+                return differences(configs.resolve(raw), self.config)
+        except InputError as error:
             return f"{saved} is not readable as a config: {error}"
 
     def command(self, resume: bool) -> list[str]:

@@ -156,8 +156,11 @@ def test_own_classes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     encoder = ImageEncoder("own_export_net:Net", dim=3)
     save_model(encoder, tmp_path / "model", eval_transform_config(Transform(), 16))
     x = torch.randint(0, 256, (1, 3, 20, 20), dtype=torch.uint8)
+    with pytest.raises(InputError, match="'own_export_net:Net' is code of the module 'own_export_net'.*trust=True"):
+        load_model(tmp_path)
     assert torch.equal(
-        load_model(tmp_path).embed(x), EmbeddingModel(encoder, eval_transform_config(Transform(), 16)).embed(x)
+        load_model(tmp_path, trust=True).embed(x),
+        EmbeddingModel(encoder, eval_transform_config(Transform(), 16)).embed(x),
     )
 
 

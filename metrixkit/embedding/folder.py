@@ -14,6 +14,7 @@ from metrixkit.data.loader import default_workers
 from metrixkit.data.sets.images import SUFFIXES, image_files
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
+from metrixkit.families import allow_code
 from metrixkit.files import check_folder, replacing, write_json, write_text
 from metrixkit.inference import default_device, embed_items
 
@@ -122,7 +123,8 @@ def _of_data(settings: Sequence[str]) -> pd.DataFrame:
     raw: dict = {}
     for setting in settings:
         configs.apply_override(raw, setting)
-    return build(configs.resolve_sections(raw, ("data",)), "data").read().items  # type: ignore[no-any-return]
+    with allow_code(configs.typed_names(settings)):
+        return build(configs.resolve_sections(raw, ("data",)), "data").read().items  # type: ignore[no-any-return]
 
 
 def list_images(source: Sequence[str]) -> pd.DataFrame:

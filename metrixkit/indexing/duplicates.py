@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from metrixkit import config as configs
+from metrixkit import saved_runs
 from metrixkit.data.loader import default_workers
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
@@ -33,16 +33,16 @@ def from_run(run: str, overrides: Sequence[str] = ()) -> Given:
     Raises:
         InputError: No run, or data that cannot be read.
     """
-    saved = Path(run) / "config.yaml"
-    if not saved.is_file():
+    if not (Path(run) / saved_runs.CONFIG).is_file():
         raise InputError(f"{run} is no run folder (it has no config.yaml). Give one, or --embeddings and --table.")
-    whole = yaml.safe_load(saved.read_text(encoding="utf-8"))
-    raw = {key: whole[key] for key in SECTIONS if key in whole}
+    saved = saved_runs.read(run)
+    raw = saved.sections(SECTIONS)
     for override in overrides:
         configs.apply_override(raw, override)
-    config = configs.resolve_sections(raw, SECTIONS)
-    embedder = load_image_model(run, default_device())
-    items = read_data(config).items
+    with saved.reading(overrides):
+        config = configs.resolve_sections(raw, SECTIONS)
+        embedder = load_image_model(run, default_device())
+        items = read_data(config).items
     workers = configs.settings(config, "loader").workers
     vectors = embed_items(
         embedder.encoder,

@@ -15,6 +15,7 @@ from metrixkit.embedding.folder import read_source
 from metrixkit.embedding.images import EmbeddingModel, load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
+from metrixkit.families import folders_trusted
 from metrixkit.indexing.shards import own_device
 from metrixkit.inference import embed_items
 from metrixkit.judging.labelled import read_array
@@ -101,9 +102,7 @@ def from_images(source: Sequence[str], model: EmbeddingModel, where: str, batch_
     return Given(items, vectors, model.fingerprint, where)
 
 
-def open_model(
-    where: str | None, remembered: str | None, folder: str
-) -> tuple[EmbeddingModel | PairEmbeddingModel, str]:
+def open_model(where: str | None, remembered: object, folder: str) -> tuple[EmbeddingModel | PairEmbeddingModel, str]:
     """Load the model named on the command line, or else the one an index was built with.
 
     Raises:
@@ -112,6 +111,13 @@ def open_model(
     name = where or remembered
     if name is None:
         raise InputError(f"{folder} does not know its model; name it by --model RUN, or give --embeddings.")
+    if not isinstance(name, str):
+        raise InputError(f"{folder} says that its model is {name!r}, which is no name; name it by --model RUN.")
+    if where is None and not Path(name).exists() and not folders_trusted():
+        raise InputError(
+            f"the model that {folder} was built with is not at {name}. If it moved, name it by --model; a name that "
+            "an index remembers is not asked of the hub, unless you say --trust."
+        )
     try:
         return load_model(name, own_device()), name
     except InputError as error:

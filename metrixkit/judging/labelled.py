@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from metrixkit import config as configs
+from metrixkit import saved_runs
 from metrixkit.data.loader import default_workers
 from metrixkit.data.tables import SPLIT_WORDS, column, read_table
 from metrixkit.embedding.images import load_model
@@ -60,13 +60,22 @@ def model(
     """
     if where is None or ("=" in where and not Path(where).exists()):
         raise InputError("which model? Give a run folder, a model folder or a hub name; or --embeddings and --table.")
+    saved = saved_runs.read(where, needed=False)
+    with saved.reading(overrides):
+        return _model(where, saved, split, overrides, extras, compat, probes)
+
+
+def _model(
+    where: str,
+    saved: saved_runs.Saved,
+    split: str | None,
+    overrides: Sequence[str],
+    extras: Extras,
+    compat: str | None,
+    probes: Probes,
+) -> dict[str, Any]:
     embedder = load_model(where, default_device())
-    saved = Path(where) / "config.yaml"
-    raw: dict[str, Any] = {}
-    run_task = None
-    if saved.exists():
-        whole = yaml.safe_load(saved.read_text(encoding="utf-8"))
-        raw, run_task = {key: whole[key] for key in SECTIONS}, whole.get("task")
+    raw, run_task = saved.sections(SECTIONS), saved.settings.get("task")
     for override in overrides:
         configs.apply_override(raw, override)
     if "data" not in raw:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from metrixkit import config as configs
+from metrixkit import saved_runs
 from metrixkit.errors import InputError
 from metrixkit.files import write_json, write_text
 from metrixkit.jobs.modalities import read_modalities
@@ -79,14 +79,13 @@ def restore(run: str | Path) -> tuple[MissingModalities, Multimodal]:
     Raises:
         InputError: Not a finished run of this task.
     """
-    path = Path(run) / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"{run} is no run folder: {path} is missing.")
-    config = configs.resolve(yaml.safe_load(path.read_text(encoding="utf-8")))
-    if config["task"] != "missing-modality":
-        raise InputError(f"{run} is a run of task={config['task']}; robustness asks runs of task=missing-modality.")
-    model = load_multimodal(run)
-    return MissingModalities(read_modalities(config), configs.settings(config, "evaluation")), model
+    saved = saved_runs.read(run)
+    with saved.reading():
+        config = configs.resolve(saved.settings)
+        if config["task"] != "missing-modality":
+            raise InputError(f"{run} is a run of task={config['task']}; robustness asks runs of task=missing-modality.")
+        model = load_multimodal(run)
+        return MissingModalities(read_modalities(config), configs.settings(config, "evaluation")), model
 
 
 def masks_of(task: MissingModalities, split: str, trial: Trial) -> list[Mask]:

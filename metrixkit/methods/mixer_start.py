@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
+from metrixkit.families import names_in
 from metrixkit.inference import evaluating
 from metrixkit.mixing import Mixer
 from metrixkit.mixing.mixer import has_mixer, load_mixer
 from metrixkit.mixing.mixer.presets import mixer_settings
 from metrixkit.models import load_encoder
+from metrixkit.models.export import read_config
 
 
 def new_mixer(encoder: nn.Module, stage: int, preset: str, options: Mapping[str, Any] | None) -> Mixer:
@@ -118,7 +120,9 @@ def teacher_weights(run: str, encoder: nn.Module) -> dict[str, Tensor]:
         InputError: There is none, or it is another network.
     """
     folder = model_folder(run)
-    kept: dict[str, Tensor] = load_encoder(folder)[0].state_dict()
+    # A backbone of one's own is the one that this run's config names, or it is none of its business.
+    named = names_in(read_config(folder)["encoder"]) <= names_in(encoder.settings())  # type: ignore[operator]
+    kept: dict[str, Tensor] = load_encoder(folder, trust=named)[0].state_dict()
     wanted = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
     if {name: tensor.shape for name, tensor in kept.items()} != wanted:
         raise InputError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.models.sequence import Positions, masked_mean, quick_gelu, unit
+from metrixkit.models.transformers_config import transformers_config
 from metrixkit.models.transformers_trunk import CLIP_PIXELS, read_card
 from metrixkit.models.trunk import Card
 from metrixkit.models.video import check_sequence, each_present, unit_pixels
@@ -170,15 +171,9 @@ class ClipVideoText(nn.Module):
 
 
 def _clip(name: str, pretrained: bool) -> Any:
-    from transformers import AutoConfig, CLIPModel  # seconds to import; only this model needs it
+    from transformers import CLIPModel  # seconds to import; only this model needs it
 
-    try:
-        config: Any = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"backbone {name!r}: no configuration ({error}). Expected a hub name that can be reached or is cached, or "
-            "a folder with config.json."
-        ) from error
+    config = transformers_config(name, f"backbone {name!r}")
     if config.model_type != "clip":
         raise InputError(f"backbone {name!r} is a {config.model_type!r}; expected a whole CLIP model, both its towers.")
     if not pretrained:
@@ -186,7 +181,7 @@ def _clip(name: str, pretrained: bool) -> Any:
     log.info("weights of %s: from the folder or the hub cache, or downloaded", name)
     try:
         # Whatever precision they are kept in, training wants float32.
-        return CLIPModel.from_pretrained(name, config=config).float()
+        return CLIPModel.from_pretrained(name, config=config, trust_remote_code=False, weights_only=True).float()
     except Exception as error:  # the hub, its HTTP client and transformers each raise their own kinds
         raise InputError(
             f"backbone {name!r}: its weights could not be had ({type(error).__name__}: {error}). Give a local folder "
@@ -203,7 +198,7 @@ def _tokenizer(name: str) -> Any:
     if folder.is_dir() and not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise InputError(f"backbone {name!r}: no tokenizer. {wanted}")
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # as above
         raise InputError(f"backbone {name!r}: no tokenizer ({type(error).__name__}: {error}). {wanted}") from error
     if tokenizer.pad_token is None:

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
+from metrixkit.foreign import read_json
+from metrixkit.models.transformers_config import transformers_config
 from metrixkit.models.trunk import IMAGENET_MEAN, IMAGENET_STD, Card, layer_prefixes, stages_by_prefix
 
 log = logging.getLogger(__name__)
@@ -98,15 +100,7 @@ class TransformersTrunk(nn.Module):
 
 
 def _vision_config(name: str) -> Any:
-    from transformers import AutoConfig  # seconds to import; only this backbone needs it
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"backbone 'transformers/{name}': no configuration ({error}). Expected a hub name that can be reached or "
-            "is cached, or a folder with config.json."
-        ) from error
+    config = transformers_config(name, f"backbone 'transformers/{name}'")
     return getattr(config, "vision_config", config)
 
 
@@ -115,12 +109,14 @@ def read_card(name: str, default: Card) -> Card:
     path = Path(name) / "preprocessor_config.json"
     if not path.is_file():
         return default
-    preset = json.loads(path.read_text())
-    return Card(
-        default.image_size,
-        tuple(preset.get("image_mean", default.mean)),
-        tuple(preset.get("image_std", default.std)),
-    )
+    preset = read_json(path)
+    found = []
+    for key, values in (("image_mean", default.mean), ("image_std", default.std)):
+        told = preset.get(key, values)
+        if not isinstance(told, list | tuple) or not all(isinstance(v, int | float) for v in told) or len(told) != 3:
+            raise InputError(f"{path}: {key} is {told!r}; expected three numbers, of red, green and blue.")
+        found.append(tuple(float(v) for v in told))
+    return Card(default.image_size, *found)
 
 
 def _create(name: str, class_name: str, config: Any, pretrained: bool) -> nn.Module:
@@ -131,7 +127,9 @@ def _create(name: str, class_name: str, config: Any, pretrained: bool) -> nn.Mod
         return tower(config)  # type: ignore[no-any-return]
     log.info("weights of transformers/%s: from the folder or the hub cache, or downloaded", name)
     try:
-        return tower.from_pretrained(name, config=config)  # type: ignore[no-any-return]
+        return tower.from_pretrained(  # type: ignore[no-any-return]
+            name, config=config, trust_remote_code=False, weights_only=True
+        )
     except Exception as error:  # the hub, its HTTP client and transformers each raise their own kinds
         raise InputError(
             f"backbone 'transformers/{name}': its weights could not be had ({type(error).__name__}: {error}). Give a "

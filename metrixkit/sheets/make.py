@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from metrixkit import config as configs
+from metrixkit import saved_runs
 from metrixkit.data.transforms import Transform, eval_transform
 from metrixkit.embedding.folder import read_source
 from metrixkit.errors import InputError
@@ -120,7 +121,9 @@ def _items(wanted: Wanted) -> tuple[pd.DataFrame, str]:
                 f"{told} holds no images but {', '.join(items.columns[:4])}; images are what is mixed here."
             )
     elif wanted.run is not None and (Path(wanted.run) / "config.yaml").is_file():
-        manifest = read_data(configs.load(Path(wanted.run) / "config.yaml"))
+        saved = saved_runs.read(wanted.run)
+        with saved.reading():
+            manifest = read_data(configs.resolve(saved.settings))
         items, told = manifest.items, manifest.name
     else:
         raise InputError(

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from metrixkit.errors import InputError
+from metrixkit.families import allow_code, names_in
+from metrixkit.foreign import read_yaml
 
 # May differ between a run and its continuation: they change neither the numbers nor their order.
 FREE_ON_RESUME = (
@@ -93,13 +95,12 @@ class RunFolder:
             ) from error
 
     def _same(self, config: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
-        import yaml
-
         saved = self.path / "config.yaml"
         if not saved.exists():
             return
-        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
-        with contextlib.suppress(InputError):
+        before: Mapping[str, Any] = read_yaml(saved)
+        # The saved file names no code that the config at hand does not name as well.
+        with contextlib.suppress(InputError), allow_code(names_in(config)):
             before = complete(before)
         changed = differences(before, config)
         if changed:

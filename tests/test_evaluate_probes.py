@@ -63,7 +63,7 @@ def test_features_at_hand(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     result = json.loads(out.read_text())
     metrics = result["metrics"]
-    for name in ("knn@1", "knn@5", "linear@1", "linear@5", "intra_class_similarity", "recall@1"):
+    for name in ("knn@1", "knn@5", "linear@1", "intra_class_similarity", "recall@1"):
         assert name in metrics, name
         assert name in result["definitions"]
         assert name in said
@@ -82,7 +82,7 @@ def test_protocols_train_and_leave_the_model_alone(folder: Path, tmp_path: Path)
     asked = ["--linear", "moco", "linear.epochs=2", "--semi", str(names), "semi.epochs=1", "--out", str(out)]
     assert evaluate.main([*words(folder), *asked]) == 0
     result = json.loads(out.read_text())
-    assert {"linear@1", "linear@5", "oracle/linear@1", "semi@1", "semi@5", "oracle/semi@1"} <= result["metrics"].keys()
+    assert {"linear@1", "oracle/linear@1", "semi@1", "oracle/semi@1"} <= result["metrics"].keys()
     assert "knn@1" not in result["metrics"]
     assert result["probes"]["linear"]["lr"] == 30
     assert result["probes"]["linear"]["items"] == 40

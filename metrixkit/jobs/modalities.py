@@ -27,7 +27,7 @@ from metrixkit.models.multimodal import Multimodal, MultimodalInputs
 from metrixkit.report.robustness_plot import robustness_plot
 from metrixkit.retrieval import Robustness
 from metrixkit.seam import Batch
-from metrixkit.tasks.missing_modalities import MissingModalities, flat
+from metrixkit.tasks.missing_modalities import MissingModalities
 from metrixkit.tasks.modality_data import describe, pair_items, targets_of, use
 from metrixkit.training.run import RunFolder
 
@@ -60,7 +60,7 @@ class ModalityJob(FromTask):
         """Evaluate every subset of the test split."""
         found = self.task.evaluate(self.model, self.task.test_split)
         counts = {**{f"{split}_items": n for split, n in self.task.manifest.counts().items()}, **found.counts}
-        return Judged(flat(found), counts, definitions_of(found), found=found)
+        return Judged(self.task.told(found), counts, definitions_of(found), found=found)
 
     def keep(self, folder: RunFolder, judged: Judged) -> None:
         """Write the model, the table of subsets and its picture."""

@@ -29,6 +29,7 @@ from metrixkit.tasks.crossmodal import (
     CrossModalTask,
     counts_of,
     recall_intervals,
+    refuse_one_video,
     with_rsum,
 )
 from metrixkit.training.run import command, versions
@@ -77,6 +78,7 @@ def pair_embeddings(
     if files.pairs is not None:
         of_text, video_ids, note = read_pair_table(Path(files.pairs), text_ids, video_ids, shape)
         said += [note] if note else []
+    refuse_one_video(range(shape[0]) if of_text is None else of_text, "--pairs")
     found = crossmodal(
         arrays["text"],
         arrays["video"],

@@ -37,6 +37,7 @@ from metrixkit.tasks import Embedded, Retrieval, SelfSupervisedSettings
 from metrixkit.tasks.self_supervised import bank_splits, embed_bank, labelled_part
 
 FEATURES, KNN = "features", 200
+PROBED = ("knn@", "linear@", "semi@")
 SECTIONS = ("linear", "semi")  # of overrides, beside those of the door
 
 
@@ -249,6 +250,7 @@ def probed(
             "history": trained.history,
         }
         lines.append(f"{name}: {what}")
+    words = {name: text for name, text in words.items() if name in metrics or not name.startswith(PROBED)}
     if probes.similarity:
         metrics["intra_class_similarity"] = intra_class_similarity(queries.vectors, queries.labels)
         words |= INTRA_CLASS

@@ -21,7 +21,7 @@ from metrixkit.data.loader import train_loader
 from metrixkit.data.samplers import Shuffle
 from metrixkit.errors import InputError
 from metrixkit.inference import embed_items, evaluating
-from metrixkit.probing.labels import TOP, class_codes, top_accuracy, true_rank
+from metrixkit.probing.labels import class_codes, top_accuracy, tops, true_rank
 from metrixkit.probing.schedules import ProbeSchedule
 from metrixkit.seam import Batch
 
@@ -170,7 +170,7 @@ def train_classifier(
                     f"{title}: the classifier diverged in epoch {epoch + 1} at lr {schedule.lr:g}; a lower rate suits "
                     "these features."
                 )
-            history.append(top_accuracy(true_rank(scores, codes), "top", TOP))
+            history.append(top_accuracy(true_rank(scores, codes), "top", tops(len(classes))))
     return Trained(history, classes, head, tower.encoder)
 
 

@@ -48,7 +48,8 @@ def knn_accuracy(
         ``{"knn@1": ..., "knn@5": ...}``, shares in [0, 1].
 
     Raises:
-        InputError: k or temperature out of range, counts that differ, bad rows, or no common class.
+        InputError: k or temperature out of range, counts that differ, bad rows, training items of one class, or no
+            common class.
 
     Source: Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, CVPR 2018, section 3.4.
     """

@@ -32,11 +32,16 @@ def class_codes(labels: Sequence[str], classes: Sequence[str], what: str) -> Ten
         what: What these items are called, for messages ("test items").
 
     Raises:
-        InputError: No label is among the classes.
+        InputError: No label is among the classes, or there is only one class to answer with.
 
     Warns:
         UserWarning: Some labels are not; those items can only be answered wrongly, and count so.
     """
+    if len(classes) < 2:
+        raise InputError(
+            f"all training items that could answer are of one class ({''.join(classes)!r}), so every answer would be "
+            "that one: kNN, linear probes and classifiers need two classes or more."
+        )
     index = {name: i for i, name in enumerate(classes)}
     codes = torch.tensor([index.get(label, -1) for label in labels], dtype=torch.int64)
     absent = int((codes < 0).sum())
@@ -64,6 +69,11 @@ def true_rank(scores: Tensor, codes: Tensor) -> Tensor:
     known = codes.clamp(min=0).to(scores.device)
     rank = (~(scores < scores.gather(1, known[:, None]))).sum(dim=1)
     return torch.where(codes.to(scores.device) < 0, NEVER, rank).cpu()
+
+
+def tops(classes: int, top: Sequence[int] = TOP) -> tuple[int, ...]:
+    """Return the k of top-k that say something: where there are no more classes than k, everything is right."""
+    return tuple(k for k in top if k < classes)
 
 
 def top_accuracy(ranks: Tensor, prefix: str, top: Sequence[int] = TOP) -> dict[str, float]:

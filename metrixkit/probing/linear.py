@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.probing.labels import TOP, class_codes, top_accuracy, true_rank
+from metrixkit.probing.labels import TOP, class_codes, top_accuracy, tops, true_rank
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 STEPS = 100
@@ -44,8 +44,11 @@ class FeatureProbe:
         return F.linear((_rows(features, "features") - self.mean) / self.deviation, self.weight, self.bias)
 
     def accuracy(self, features: Any, labels: Sequence[str], top: Sequence[int] = TOP) -> dict[str, float]:
-        """Return ``{"linear@1": ..., "linear@5": ...}``; arguments and errors as of :meth:`ranks`."""
-        return top_accuracy(self.ranks(features, labels), "linear", top)
+        """Return ``{"linear@1": ..., "linear@5": ...}``; arguments and errors as of :meth:`ranks`.
+
+        A k that is no less than the number of classes is left out: of so many answers every item has its own.
+        """
+        return top_accuracy(self.ranks(features, labels), "linear", tops(len(self.classes), top))
 
     def ranks(self, features: Any, labels: Sequence[str]) -> Tensor:
         """Return (N,) int64 places of each item's own class, from 1; ties count against the item.

@@ -135,8 +135,8 @@ def crossmodal(
     scores, dimensions = _scores(text, video, similarity, text_ids, video_ids)
     names = _names(scores.shape, video_of_text, text_ids, video_ids)
     grouped = group_by == "video" or compat == "clip4clip"
-    ranks = cross_ranks(scores, names.video_of_text, grouped)
     texts_of = np.bincount(names.video_of_text, minlength=scores.shape[1])
+    ranks = cross_ranks(scores, names.video_of_text, grouped)
     _warn_beyond(cutoffs, {"t2v": scores.shape[1], "v2t": int((texts_of > 0).sum()) if grouped else scores.shape[0]})
     metrics: dict[str, float] = {}
     definitions: dict[str, str] = {}
@@ -145,6 +145,8 @@ def crossmodal(
         what = "texts" if direction == "t2v" else "videos"
         _summarise(metrics, definitions, direction, what, found, cutoffs, lower and direction == "t2v")
     definitions["convention"] = _convention(similarity is not None, grouped, compat)
+    if (texts_of > 0).sum() < 2:
+        definitions["convention"] += " All texts are of one video: whatever it finds is right, and nothing is told."
     return CrossModal(metrics, _counts(ranks, texts_of, dimensions), definitions, _table(names, ranks, texts_of))
 
 

@@ -76,7 +76,8 @@ def evaluate(
 
     Raises:
         InputError: NaN, infinite or (cosine) zero rows, naming the first; wrong counts or shapes; repeated ids; no
-            query with a relevant item; a group with two labels; unknown names.
+            query with a relevant item; a gallery of one class, among which nothing wrong can be found; a group with
+            two labels; unknown names.
 
     Warns:
         UserWarning: A cutoff k beyond the gallery; the metric is defined all the same.
@@ -101,7 +102,7 @@ def evaluate(
     table, values, definitions = summarise(pair, labels, blocks, measures)
     for name, (value, how) in _cluster(pair, labels, clustered, seed).items():
         values[name], definitions[name] = value, how
-    definitions["convention"] = _convention(pair, groups)
+    definitions["convention"] = _convention(pair, groups, table)
     counts = count(pair, labels, table, measures)
     if groups is not None:
         counts["gallery_groups"] = len(groups.label_codes)
@@ -149,8 +150,9 @@ def summarise(
     """Return the table of :class:`Evaluation`, the metrics, and their definitions.
 
     Raises:
-        InputError: No query has a relevant item.
+        InputError: No query has a relevant item, or none can find anything else.
     """
+    _refuse_one_class(pair, labels)
     table = _per_query(pair, labels, blocks, measures)
     evaluated = table[table["relevant"] > 0]
     if evaluated.empty:
@@ -169,6 +171,17 @@ def summarise(
         if best != values[name]:
             values[f"{name}/optimistic"], definitions[f"{name}/optimistic"] = best, OPTIMISTIC
     return table, values, definitions
+
+
+def _refuse_one_class(pair: Pair, labels: Labels) -> None:
+    """Raise InputError where all that can be found is relevant: every metric would be perfect for any embeddings."""
+    if (labels.gallery_codes == labels.gallery_codes[0]).all() and np.isin(labels.gallery_codes[0], labels.query_codes):
+        what = "items" if pair.gallery is pair.queries else "gallery items"
+        raise InputError(
+            f"all {pair.gallery.count} {what} are of one class ({str(labels.gallery[0])!r}): whatever is found is "
+            "right, so recall, map@r and every other metric would be 100 % of any embeddings. Evaluate items of two "
+            "classes or more; if they are, see to the labels."
+        )
 
 
 def count(pair: Pair, labels: Labels, table: pd.DataFrame, measures: Sequence[Measure]) -> dict[str, int]:
@@ -223,7 +236,7 @@ def _cluster(pair: Pair, labels: Labels, asked: list[str], seed: int) -> dict[st
     return {name: (scores[name], f"{CLUSTERED[name]}: {how}") for name in asked}
 
 
-def _convention(pair: Pair, groups: Groups | None) -> str:
+def _convention(pair: Pair, groups: Groups | None, table: pd.DataFrame) -> str:
     own = (
         "each query is searched among all other items"
         if pair.gallery is pair.queries
@@ -233,7 +246,10 @@ def _convention(pair: Pair, groups: Groups | None) -> str:
     )
     width = f"{TIE:g}" + ("" if pair.distance == "cosine" else " (or their rounding, if wider)")
     ranked = "" if groups is None else "groups of gallery items are ranked, each by its best, relevant by their label; "
+    asked = table["label"][table["relevant"] > 0].unique()
+    alone = f" All evaluated queries are of one class ({str(asked[0])!r}): this tells of no other."
     return (
         f"Fractions in [0, 1] (ranks from 1); {ranked}{pair.distance} on float64 rows, scores within {width} are "
         f"equal; {own}; queries without a relevant item are counted as without_relevant and left out of the means."
+        + (alone if len(asked) == 1 else "")
     )

@@ -75,7 +75,8 @@ class Evaluation(Mapping[str, float]):
             low, high, in the units of the metric.
 
         Raises:
-            InputError: A metric that is not there or is no mean over queries; a bad level or number of samples.
+            InputError: A metric that is not there or is no mean over queries; a bad level or number of samples; queries
+                of one class, where classes are to be drawn.
         """
         if by not in ("query", "class"):
             raise InputError(f"interval: by={by!r} is not known.{did_you_mean(by, ('query', 'class'))}")
@@ -88,10 +89,16 @@ class Evaluation(Mapping[str, float]):
         evaluated = self.per_query[self.per_query["relevant"] > 0]
         values = evaluated[measure.column if name == plain else measure.optimistic].to_numpy(dtype=np.float64)
         clusters = evaluated["label"].to_numpy() if by == "class" else None
+        if clusters is not None and len(np.unique(clusters)) < 2:
+            raise InputError("interval: all evaluated queries are of one class, so drawing classes tells nothing.")
         return percentile_interval(values, level, samples, seed, clusters, measure.summary)
 
     def intervals(self, level: float = LEVEL) -> dict[str, dict[str, Any]]:
-        """Return for each recall@k its interval over queries (low, high) and over classes, for a JSON file."""
+        """Return for each recall@k its interval over queries (low, high) and over classes, for a JSON file.
+
+        The one over classes (``by_class``) is None where all evaluated queries are of one.
+        """
+        several = self.per_query["label"][self.per_query["relevant"] > 0].nunique() > 1
         found: dict[str, dict[str, Any]] = {}
         for name in self.metrics:
             if name.startswith("recall@") and not name.endswith("/optimistic"):
@@ -99,7 +106,7 @@ class Evaluation(Mapping[str, float]):
                 found[name] = {
                     "low": low,
                     "high": high,
-                    "by_class": list(self.interval(name, level, by="class")),
+                    "by_class": list(self.interval(name, level, by="class")) if several else None,
                     "level": level,
                 }
         return found

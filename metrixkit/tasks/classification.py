@@ -15,8 +15,10 @@ from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError
 from metrixkit.models.classifier import Classifier
 from metrixkit.probing import UNLABELLED, labelled
+from metrixkit.probing.labels import tops
 from metrixkit.retrieval import Evaluation, Predictions
-from metrixkit.tasks.classified import class_definitions, class_intervals, class_metrics, class_ranks, tops
+from metrixkit.tasks.classified import class_definitions, class_intervals, class_metrics, class_ranks
+from metrixkit.tasks.one_class import refuse_one_class
 from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, file_under, retrieval_part
 
 LAST = 10  # epochs of which the median is told
@@ -70,7 +72,7 @@ class Classification:
         autocast: Context of the forward calls.
 
     Raises:
-        InputError: Training items without a label, or no test items.
+        InputError: Training items without a label, of one class only, or no test items.
     """
 
     settings_type: ClassVar[type] = ClassificationSettings
@@ -97,6 +99,8 @@ class Classification:
                     "classifier learns from labels and is judged by them. Leave these items out (data.unlabeled=false)."
                 )
         self.manifest.part(self.test_split)
+        if "train" in self.manifest.splits:
+            refuse_one_class(self.classes, "training items")
 
     @property
     def test_split(self) -> str:
@@ -135,7 +139,9 @@ class Classification:
         if split is None:
             return {}
         prefix = "validation" if split == "validation" else "test"
-        found = self._answers(classifier, self.embed(classifier.encoder, split))
+        items = self.embed(classifier.encoder, split)
+        refuse_one_class(items.labels, f"items of split {split!r}")
+        found = self._answers(classifier, items)
         return {f"{prefix}/{name}": value for name, value in found.items()}
 
     def evaluate(self, classifier: Classifier, split: str) -> tuple[Evaluation, Embedded, Embedded | None]:

@@ -14,18 +14,12 @@ import torch
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.probing.labels import class_codes, true_rank
+from metrixkit.probing.labels import class_codes, tops, true_rank
 from metrixkit.retrieval.bootstrap import percentile_interval
 
-TOP = (1, 5)
 BINS = 15
 LEVEL = 0.95
 INTERVAL_SAMPLES = 2000
-
-
-def tops(classes: int) -> tuple[int, ...]:
-    """Return the k of top-k that say something: 1, and 5 where there are more classes than that."""
-    return tuple(k for k in TOP if k < classes)
 
 
 def class_metrics(scores: Tensor, labels: Sequence[str], classes: Sequence[str]) -> dict[str, float]:

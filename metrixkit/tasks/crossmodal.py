@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -123,7 +123,12 @@ class CrossModalTask:
         return {f"{self.watched_split}/{name}": value for name, value in found.items()}
 
     def evaluate(self, model: nn.Module, split: str) -> tuple[dict[str, float], CrossModal, EmbeddedPairs]:
-        """Return the metrics of a split with rsum, what they come from, and the embeddings."""
+        """Return the metrics of a split with rsum, what they come from, and the embeddings.
+
+        Raises:
+            InputError: No texts there, or of one video only.
+        """
+        refuse_one_video(self.manifest.part(split).texts["item"], f"split {split!r} of {self.manifest.name!r}")
         embedded = self.embed(model, split)
         part = embedded.manifest
         found = crossmodal(
@@ -196,6 +201,21 @@ class CrossModalTask:
                     padded, mask = text_features(some)
                     found.append(model.embed_text(padded.to(device), mask.to(device)).float())  # type: ignore[operator]
         return torch.cat(found)
+
+
+def refuse_one_video(of_text: Iterable[object], where: str) -> None:
+    """Raise InputError where all texts belong to one video: it would find a right one whatever the model says.
+
+    Args:
+        of_text: The video of each text; none at all is another fault.
+        where: Whose texts these are, for messages.
+    """
+    videos = {str(video) for video in of_text}
+    if len(videos) == 1:
+        raise InputError(
+            f"{where}: all texts belong to one video ({''.join(videos)!r}), so that whatever it finds is right and "
+            "recalls of 100 % would say nothing. Evaluate texts of two videos or more; see to the pairs and the splits."
+        )
 
 
 def takes_text_features(model: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from metrixkit.retrieval.missing.masks import Mask
 from metrixkit.retrieval.missing.outcomes import CLASSIFICATION, REGRESSION
 from metrixkit.tasks.modality_data import Fill, MissingSettings, modality_items, targets_of
 from metrixkit.tasks.modality_encoding import encoder_of
+from metrixkit.tasks.one_class import refuse_one_class
 
 
 @dataclass
@@ -91,6 +92,8 @@ class MissingModalities:
             InputError: The model cannot fill so; what `robustness` refuses.
         """
         s = self.settings
+        if s.kind != "regression":
+            refuse_one_class(self.targets(split).reshape(-1).tolist(), f"items of split {split!r}")
         fitted = s.kind in ("nearest_mean", "linear_probe")
         with evaluating(model), torch.no_grad():
             return robustness(
@@ -106,12 +109,26 @@ class MissingModalities:
                 batch_size=s.batch_size,
             )
 
+    def told(self, found: Robustness) -> dict[str, float]:
+        """Return a result as metrics by name, see :func:`flat`.
+
+        Raises:
+            InputError: The metric that selects and is the headline cannot be told of these items.
+        """
+        metrics = flat(found)
+        if self.settings.select_by not in metrics:
+            raise InputError(
+                f"evaluation.select_by={self.settings.select_by!r} cannot be told: the numbers of these items are all "
+                f"of one sign or equal; what can be told: {', '.join(found.metrics)}. Select by one of them."
+            )
+        return metrics
+
     def watch(self, model: Multimodal) -> dict[str, float]:
         """Return the watched metrics: on validation items, or under ``paper`` on the test split."""
         paper = self.settings.protocol == "paper"
         if not paper and "validation" not in self.manifest.splits:
             return {}
-        found = flat(self.evaluate(model, self.test_split if paper else "validation"))
+        found = self.told(self.evaluate(model, self.test_split if paper else "validation"))
         return {f"{'test' if paper else 'validation'}/{name}": value for name, value in found.items()}
 
     def encoder(self, model: Multimodal, fill: Fill) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:

@@ -17,6 +17,7 @@ from metrixkit.errors import InputError, did_you_mean
 from metrixkit.inference import embed_items
 from metrixkit.retrieval import Evaluation, Predictions, alignment, evaluate, predictions, uniformity, utilization
 from metrixkit.retrieval.measures import LOWER_IS_BETTER
+from metrixkit.tasks.one_class import refuse_one_class
 
 
 @dataclass
@@ -108,9 +109,12 @@ def judge(
         gallery: None where the queries search each other.
         metrics: Instead of the settings' own.
         group_by: Column of the items whose groups are ranked instead of the items.
+
+    Raises:
+        InputError: As :func:`~metrixkit.retrieval.evaluate`; all queries that have anything to find are of one class.
     """
     searched = queries if gallery is None else gallery
-    return evaluate(
+    found = evaluate(
         queries.vectors,
         queries.labels,
         gallery=None if gallery is None else gallery.vectors,
@@ -122,6 +126,9 @@ def judge(
         distance=settings.distance,
         gallery_groups=None if group_by is None else list(searched.items[group_by]),
     )
+    asked = found.per_query["label"][found.per_query["relevant"] > 0]
+    refuse_one_class(asked, f"{len(asked)} queries that have anything to find")
+    return found
 
 
 @dataclass

@@ -18,7 +18,9 @@ from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.probing import UNLABELLED, fit_probe, intra_class_similarity, knn_ranks, labelled, top_accuracy
 from metrixkit.probing.definitions import INTRA_CLASS, feature_definitions, knn_definitions
+from metrixkit.probing.labels import TOP, tops
 from metrixkit.retrieval import Evaluation, Predictions
+from metrixkit.tasks.one_class import refuse_one_class
 from metrixkit.tasks.retrieval import Embedded, EvaluationSettings, Retrieval, retrieval_part, spread
 
 WATCHED = ("knn@1", "knn@5")
@@ -228,8 +230,10 @@ class SelfSupervised:
         if split is None:
             return {}
         prefix = "validation" if split == "validation" else "test"
-        found = self._votes(self._ranking.embed(encoder, split), self.bank(encoder, split))
-        return {f"{prefix}/{name}": value for name, value in top_accuracy(found, "knn").items()}
+        items, bank = self._ranking.embed(encoder, split), self.bank(encoder, split)
+        refuse_one_class(items.labels, f"items of split {split!r}")
+        found = top_accuracy(self._votes(items, bank), "knn")
+        return {f"{prefix}/{name}": value for name, value in found.items()}
 
     def evaluate(self, encoder: nn.Module, split: str) -> tuple[Evaluation, Embedded, Embedded | None]:
         """Return retrieval of a split, its embeddings and those of the gallery; as of task=retrieval."""
@@ -267,7 +271,10 @@ class SelfSupervised:
                     ranks["linear@"] = probe.ranks(queries.vectors, queries.labels)
                 words |= feature_definitions(probe)
             for name, places in ranks.items():
-                metrics |= top_accuracy(places, name[:-1])
+                # All of five classes are among the first five; neighbours do not vote for all.
+                said = tops(len(set(bank.labels))) if name == "linear@" else TOP
+                metrics |= top_accuracy(places, name[:-1], said)
+            words = {name: text for name, text in words.items() if name in metrics}
         ranked, evaluation, found = self._ranking.describe(encoder, evaluation, queries, gallery)
         metrics |= ranked
         if len(set(queries.labels)) < len(queries.labels):

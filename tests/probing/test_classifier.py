@@ -73,7 +73,7 @@ def test_frozen_is_frozen_bit_for_bit(items: pd.DataFrame, pictures: Pictures, t
     metrics = found.metrics("linear")
     assert len(found.history) == 4
     assert metrics["linear@1"] == found.history[-1]["top@1"]
-    assert metrics["linear@5"] == 1
+    assert "linear@5" not in metrics  # of three classes every item is right
     assert metrics["oracle/linear@1"] == max(e["top@1"] for e in found.history)
 
 
@@ -125,7 +125,7 @@ def test_fine_tuning_moves_a_copy(items: pd.DataFrame, pictures: Pictures) -> No
     moved = state(found.encoder)
     assert all(not torch.equal(before[n], moved[n]) for n, p in model.named_parameters() if p.ndim > 1)
     assert any(not torch.equal(before[n], moved[n]) for n in before if n.endswith("running_mean"))
-    assert found.metrics("semi").keys() == {"semi@1", "semi@5", "oracle/semi@1"}
+    assert found.metrics("semi").keys() == {"semi@1", "oracle/semi@1"}
 
 
 def test_pooled_drops_the_length_and_nothing_else() -> None:

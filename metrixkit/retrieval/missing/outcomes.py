@@ -29,6 +29,9 @@ LOWER_IS_BETTER = frozenset({"mae"})
 def regression_outcome(predicted: Any, values: Any, official: bool = False) -> dict[str, float]:
     """Return mae, pearson, accuracy and weighted_f1 of predicted numbers.
 
+    What the values cannot tell is left out: the pearson correlation where all are equal, accuracy and weighted_f1 of
+    the sign where all are of one, which a model that always says so would have perfect.
+
     Args:
         predicted: (N,) or (N, 1) finite numbers.
         values: (N,) or (N, 1) true ones; 0 is neutral and counts for mae and pearson only.
@@ -48,25 +51,28 @@ def regression_outcome(predicted: Any, values: Any, official: bool = False) -> d
     centred = p - p.mean(), v - v.mean()
     lengths = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
     truth, guess = v[signed] > 0, p[signed] > 0
-    scores, right = _f1(truth, guess), guess if official else truth
-    return {
-        "mae": float(np.abs(p - v).mean()),
+    found = {"mae": float(np.abs(p - v).mean())}
+    if (v != v[0]).any():
         # A constant prediction tells nothing: it correlates with nothing.
-        "pearson": float(centred[0] @ centred[1]) / lengths if lengths > 0 else 0.0,
-        "accuracy": float((truth == guess).mean()),
-        "weighted_f1": float(scores[True] * right.mean() + scores[False] * (1 - right.mean())),
-    }
+        found["pearson"] = float(centred[0] @ centred[1]) / lengths if lengths > 0 else 0.0
+    if truth.any() and not truth.all():
+        scores, right = _f1(truth, guess), guess if official else truth
+        found["accuracy"] = float((truth == guess).mean())
+        found["weighted_f1"] = float(scores[True] * right.mean() + scores[False] * (1 - right.mean()))
+    return found
 
 
 def classification_outcome(predicted: Any, labels: Any) -> dict[str, float]:
     """Return accuracy and macro_f1 of (N,) predicted classes; classes of `labels` or `predicted` alone count.
 
     Raises:
-        InputError: Lengths that differ, or no items.
+        InputError: Lengths that differ, no items, or items of one class, which one answer would have all right.
     """
     p, v = np.asarray(predicted), np.asarray(labels)
     if p.shape != v.shape or p.ndim != 1 or not len(p):
         raise InputError(f"predicted has shape {p.shape}, labels {v.shape}; expected the same (N,), not empty.")
+    if (v == v[0]).all():
+        raise InputError(f"all {len(v)} items are of one class ({str(v[0])!r}); accuracy needs two or more.")
     scores = [_f1(v == name, p == name)[True] for name in np.unique(np.concatenate([p, v]))]
     return {"accuracy": float((p == v).mean()), "macro_f1": float(np.mean(scores))}
 

@@ -7,10 +7,10 @@ from metrixkit.data.features import Features, pad_features, read_features
 from metrixkit.data.frame_reader import FrameReader
 from metrixkit.data.frame_times import sample_indices
 from metrixkit.data.frames import Clip, read_frames
-from metrixkit.data.held_out import UNLABELLED, with_held_out
+from metrixkit.data.held_out import UNLABELLED, with_held_out, with_validation
 from metrixkit.data.loader import default_workers, eval_loader, train_loader
 from metrixkit.data.m_per_class import MPerClass
-from metrixkit.data.manifest import Manifest, with_validation
+from metrixkit.data.manifest import Manifest
 from metrixkit.data.one_per_item import OnePerItem
 from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
 from metrixkit.data.pairs import Collate, PairExample, PairItems, modality_readers, pair_loader

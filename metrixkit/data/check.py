@@ -216,7 +216,8 @@ def _split_report(manifest: Manifest, split: str) -> SplitReport:
         smallest=int(sizes.min(initial=len(labels))),
         median=float(np.median(sizes)) if len(sizes) else 0.0,
         largest=int(sizes.max(initial=0)),
-        singletons=int((sizes == 1).sum()),
+        # Where a split searches others, one item of a class is enough.
+        singletons=0 if manifest.galleries(split) else int((sizes == 1).sum()),
         without_match=int((~labels.isin(gallery)).sum()) if split == "query" else 0,
     )
 

@@ -31,6 +31,10 @@ class Manifest:
         absent: What was left out, a line each: file and reason.
         expected: Published number of items per split, before anything was dropped; empty when unknown.
         relations: Further tables about the items, each with an ``id`` column (``strokes``).
+        searches: A split of new items of known classes to the splits that it searches ("test": ("train",
+            "validation")). "query" searches "gallery"; any other split that is not named searches itself.
+        held_out: What was taken out of training as the split "validation": "classes", "images", or "" where the data
+            set came with one, or has none.
 
     Raises:
         InputError: No items, a missing column, a column that does not hold strings, an id given twice, an empty
@@ -45,6 +49,8 @@ class Manifest:
     expected: Mapping[str, int] = field(default_factory=dict)
     relations: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    searches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    held_out: str = ""
 
     def __post_init__(self) -> None:
         where = f"data set {self.name!r} ({self.root})"
@@ -105,6 +111,11 @@ class Manifest:
         found = self.items["split"].value_counts()
         return {split: int(found[split]) for split in self.splits}
 
+    def galleries(self, split: str) -> tuple[str, ...]:
+        """Return the splits that a split searches; none for one that searches itself."""
+        named = ("gallery",) if split == "query" else self.searches.get(split, ())
+        return tuple(name for name in named if name in self.splits)
+
     def part(self, *splits: str) -> Manifest:
         """Return the items of the named splits, in their order, with a RangeIndex again.
 
@@ -131,10 +142,11 @@ class Manifest:
 
 
 def split_classes(labels: list[str], share: float, seed: int, *, where: str) -> set[str]:
-    """Choose about `share` of the classes, at least one and not all, with a seed.
+    """Choose about `share` of the classes, at least two and not all but one, with a seed.
 
     Classes with two images and more and classes with a single one are drawn apart, so that both sides hold classes
-    that can be retrieved whenever the data allow it.
+    that can be retrieved whenever the data allow it. Of two or three that can, the smaller side has one: nothing can
+    be judged by it, since whatever is found is right.
 
     Args:
         labels: The label of each item.
@@ -159,32 +171,15 @@ def split_classes(labels: list[str], share: float, seed: int, *, where: str) -> 
             f"{len(several)} of the {len(sizes)} classes have that many. Add images, or give the split yourself."
         )
     generator = np.random.default_rng(seed)
-    first = generator.permutation(len(several))[: min(max(round(share * len(several)), 1), len(several) - 1)]
+    least = min(2, len(several) // 2)
+    count = min(max(round(share * len(several)), least), len(several) - least)
+    first = generator.permutation(len(several))[:count]
     second = generator.permutation(len(single))[: round(share * len(single))]
     return {several[i] for i in first} | {single[i] for i in second}
 
 
-def with_validation(manifest: Manifest, share: float, seed: int) -> Manifest:
-    """Move whole training classes to the split "validation", for model selection on classes never trained on.
-
-    A manifest that has validation items already stays as it is, as does every one when `share` is 0.
-
-    Args:
-        manifest: Its split "train" is divided.
-        share: Share of the training classes to move, in [0, 1).
-        seed: The classes moved are a pure function of the training classes, `share` and `seed`.
-
-    Returns:
-        The manifest with the split "validation"; the order of the items is kept.
-
-    Raises:
-        InputError: `share` lies outside [0, 1), there is no split "train", or one side would hold no class with at
-            least two images.
+def divisible(labels: list[str]) -> bool:
+    """Return whether classes can be divided so that each side has two with at least two items: a side with one would be
+    judged perfect whatever the model.
     """
-    if "validation" in manifest.splits or share == 0:
-        return manifest
-    moved = split_classes(manifest.part("train").labels, share, seed, where=f"validation classes of {manifest.name!r}")
-    items = manifest.items.copy()
-    items.loc[(items["split"] == "train") & items["label"].isin(moved), "split"] = "validation"
-    # The published count of "train" no longer says anything about what is in it.
-    return replace(manifest, items=items, expected={k: n for k, n in manifest.expected.items() if k != "train"})
+    return bool((pd.Series(labels, dtype="str").value_counts() >= 2).sum() >= 4)

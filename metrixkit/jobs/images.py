@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from metrixkit import config as configs
 from metrixkit.data.cache import CachedDecode, default_short_side
 from metrixkit.data.decode import decode as plain_decode
+from metrixkit.data.held_out import with_validation
 from metrixkit.data.loader import default_workers, train_loader
-from metrixkit.data.manifest import Manifest, with_validation
+from metrixkit.data.manifest import Manifest
 from metrixkit.data.transforms import eval_transform, eval_transform_config
 from metrixkit.data.views import TrainViews
 from metrixkit.errors import InputError

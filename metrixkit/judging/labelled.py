@@ -112,7 +112,7 @@ def _model(
     split = task.test_split if split is None else split
     asked = plan(probes, changes, task, split, config["seed"])
     queries = task.embed(embedder.encoder, split)
-    gallery = task.embed(embedder.encoder, "gallery") if split == "query" else None
+    gallery = task.gallery(embedder.encoder, split)
     evaluation = judge(settings, queries, gallery, group_by=extras.group_by)
     geometry = {}
     if split == task.test_split and settings.utilization and "train" in manifest.splits:

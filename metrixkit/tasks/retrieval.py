@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from metrixkit.data.decode import decode as decode_file
@@ -199,10 +200,23 @@ class Retrieval:
         )
         return Embedded(items, vectors)
 
+    def gallery(self, encoder: nn.Module, split: str) -> Embedded | None:
+        """Embed what a split searches: ``gallery`` for ``query``, training items for new photos of known classes; None
+        for a split that searches itself.
+        """
+        searched = self.manifest.galleries(split)
+        if not searched:
+            return None
+        parts = [self.embed(encoder, name) for name in searched]
+        if len(parts) == 1:
+            return parts[0]
+        vectors = torch.cat([torch.as_tensor(part.vectors) for part in parts])
+        return Embedded(pd.concat([part.items for part in parts], ignore_index=True), vectors)
+
     def evaluate(
         self, encoder: nn.Module, split: str, recall_only: bool = False
     ) -> tuple[Evaluation, Embedded, Embedded | None]:
-        """Evaluate a split; ``query`` searches ``gallery``, every other split itself.
+        """Evaluate a split; it searches what :meth:`gallery` answers.
 
         Args:
             encoder: Any tower.
@@ -213,7 +227,7 @@ class Retrieval:
             The evaluation, the queries, and the gallery (None for a split that searches itself).
         """
         queries = self.embed(encoder, split)
-        gallery = self.embed(encoder, "gallery") if split == "query" else None
+        gallery = self.gallery(encoder, split)
         metrics = [m for m in self.settings.metrics if not (recall_only and m in ("nmi", "ami"))]
         return judge(self.settings, queries, gallery, metrics), queries, gallery
 

@@ -107,13 +107,38 @@ def test_validation_leaves_a_given_one_alone():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_both_sides_hold_a_class_with_two_images_however_many_are_single(seed):
-    split = with_validation(manifest("aabbcdefghijklm", "r" * 15), 0.1, seed=seed)
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.99])
+def test_both_sides_hold_two_classes_with_two_images_however_many_are_single(seed, share):
+    split = with_validation(manifest("aabbccddefghijklm", "r" * 17), share, seed=seed)
+    assert split.held_out == "classes"
+    assert not split.galleries("validation")
     for part in ("train", "validation"):
-        assert split.part(part).items["label"].value_counts().max() == 2
+        assert (split.part(part).items["label"].value_counts() >= 2).sum() >= 2
 
 
-@pytest.mark.parametrize(("labels", "share"), [("aabcd", 0.5), ("aabb", 1.0), ("aabb", -0.1)])
-def test_validation_that_cannot_be_is_refused(labels, share):
-    with pytest.raises(InputError, match="two images|between 0 and 1"):
-        with_validation(manifest(labels, "r" * len(labels)), share, seed=0)
+def test_a_sixth_of_six_classes_is_two():
+    split = with_validation(manifest("aabbccddeeff", "r" * 12), 0.2, seed=0)
+    assert len(set(split.part("validation").labels)) == 2
+
+
+@pytest.mark.parametrize("labels", ["aaaabbbb", "aaabbbccc", "aaabbbccdefg"])
+def test_where_classes_are_too_few_images_are_held_out_and_search_the_others(labels):
+    whole = manifest(labels, "r" * len(labels))
+    split = with_validation(whole, 0.2, seed=0)
+    assert split.held_out == "images"
+    assert split.galleries("validation") == ("train",)
+    held, kept = (set(split.part(part).labels) for part in ("validation", "train"))
+    assert len(held) >= 2
+    assert held <= kept == set(labels)
+
+
+@pytest.mark.parametrize("labels", ["aabcd", "aaaaa", "abcd"])
+def test_where_nothing_can_be_held_out_nothing_is(labels):
+    whole = manifest(labels, "r" * len(labels))
+    assert with_validation(whole, 0.5, seed=0) is whole
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
+def test_shares_that_cannot_be_are_refused(share):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        with_validation(manifest("aabbccdd", "r" * 8), share, seed=0)

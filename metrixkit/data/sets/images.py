@@ -11,9 +11,10 @@ from typing import Literal
 import pandas as pd
 
 from metrixkit.data.files import OnMissing, settle_missing
+from metrixkit.data.held_out import share_of_each_class
 from metrixkit.data.manifest import Manifest, split_classes
 from metrixkit.data.tables import SPLIT_WORDS, column, read_table, split_cells
-from metrixkit.errors import InputError
+from metrixkit.errors import InputError, did_you_mean
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
@@ -38,6 +39,7 @@ class Columns:
 
 
 _DEFAULT_COLUMNS = Columns()
+DIVIDED = ("classes", "photos")
 
 
 class Images:
@@ -46,14 +48,20 @@ class Images:
     Without a table every folder that holds images is a class, and its path below the root is its label: ``a/x`` and
     ``b/x`` are two classes. If the folders directly below the root are called train, val, test, query or gallery they
     are the splits, and labels begin below them. With a table, each row is an item. Where no split is given, classes
-    are divided as wholes with a seed, so that the test classes are never trained on.
+    are divided as wholes with a seed, so that the test classes are never trained on; or, with ``split="photos"``, the
+    photos of each class, which is what a shop searches: new photos of things that it knows.
 
     Args:
         root: The folder; with a table, where relative paths start (None is the folder of the table).
         table: ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl``, as given or below `root`.
         columns: Which columns hold what.
         separator: Between the cells of a text table; None takes the one of the suffix.
-        test_share: Share of the classes for the test split, in (0, 1); None is one half. Only where no split is given.
+        split: What is divided where no split is given. "classes": the test classes are new, and their items search one
+            another. "photos": a share of each class's photos are the test split and search all others, those of
+            training and validation; every class keeps one there, and one of a single photo is only searched. Where
+            splits are given, "photos" lets the given test items search the given training items.
+        test_share: Share of the classes (or photos) for the test split, in [0, 1); None is one half of the classes, one
+            fifth of the photos; 0 trains on everything, and then nothing is judged. Only where no split is given.
         seed: Seed of that division.
         similar_names: Two labels that differ only in case, blanks or Unicode form are mostly one class spelt twice:
             "error" refuses them, "keep" takes them for two classes.
@@ -67,6 +75,7 @@ class Images:
         table: str | None = None,
         columns: Columns = _DEFAULT_COLUMNS,
         separator: str | None = None,
+        split: Literal["classes", "photos"] = "classes",
         test_share: float | None = None,
         seed: int = 0,
         similar_names: Literal["error", "keep"] = "error",
@@ -77,10 +86,14 @@ class Images:
             raise InputError("images: name a folder (data.root=FOLDER), a table (data.table=FILE.csv), or both.")
         if table is None and (columns != _DEFAULT_COLUMNS or separator is not None):
             raise InputError("images: data.columns and data.separator belong to a table; name it with data.table=FILE.")
-        if test_share is not None and not 0.0 < test_share < 1.0:
-            raise InputError(f"images: data.test_share must lie between 0 and 1 (both excluded), it is {test_share}.")
+        if split not in DIVIDED:
+            raise InputError(f"images: data.split={split!r} is not known.{did_you_mean(str(split), DIVIDED)}")
+        if test_share is not None and not 0.0 <= test_share < 1.0:
+            raise InputError(
+                f"images: data.test_share must lie between 0 (trains on everything) and 1 (excluded), not {test_share}."
+            )
         self.root, self.table, self.columns, self.separator = root, table, columns, separator
-        self.test_share, self.seed, self.similar_names = test_share, seed, similar_names
+        self.split, self.test_share, self.seed, self.similar_names = split, test_share, seed, similar_names
         self.on_missing, self.verify = on_missing, verify
 
     def read(self) -> Manifest:
@@ -99,17 +112,35 @@ class Images:
                 raise InputError(
                     f"{where}: data.test_share divides classes, and the splits are given here; leave it out."
                 )
-            split_name = "given"
+            split_name = "given" if self.split == "classes" else "given-known-classes"
         else:
-            share = 0.5 if self.test_share is None else self.test_share
-            test = split_classes(items["label"].tolist(), share, self.seed, where=where)
-            items["split"] = ["test" if label in test else "train" for label in items["label"]]
-            split_name = f"zero-shot-share{share:g}-seed{self.seed}"
+            items["split"], split_name = self._divide(items, where)
         lonely = {"query": "gallery", "gallery": "query"}
         for split, other in lonely.items():
             if split in set(items["split"]) and other not in set(items["split"]):
                 raise InputError(f"{where}: there is a split {split!r} and none called {other!r}; they come together.")
-        return Manifest("images", split_name, items, root, len(absent), absent=absent)
+        searches = {"test": ("train", "validation")} if self.split == "photos" else {}
+        return Manifest("images", split_name, items, root, len(absent), absent=absent, searches=searches)
+
+    def _divide(self, items: pd.DataFrame, where: str) -> tuple[list[str], str]:
+        """Return the split of each item where none is given, and what that division is called."""
+        ids, labels = items["id"].tolist(), items["label"].tolist()
+        if self.test_share == 0:
+            return ["train"] * len(items), "all-train"
+        if self.split == "classes":
+            share = 0.5 if self.test_share is None else self.test_share
+            chosen = split_classes(labels, share, self.seed, where=where)
+            splits = ["test" if label in chosen else "train" for label in labels]
+            return splits, f"zero-shot-share{share:g}-seed{self.seed}"
+        share = 0.2 if self.test_share is None else self.test_share
+        test = share_of_each_class(ids, labels, share, self.seed)
+        if len({label for identity, label in zip(ids, labels, strict=True) if identity in test}) < 2:
+            raise InputError(
+                f"{where}: data.split=photos holds out photos of each class, and fewer than two classes have two. Add "
+                "photos, or set data.test_share=0 to train on everything without a test."
+            )
+        splits = ["test" if identity in test else "train" for identity in ids]
+        return splits, f"known-classes-share{share:g}-seed{self.seed}"
 
     def _from_folders(self) -> tuple[pd.DataFrame, Path, str]:
         root = Path(str(self.root)).expanduser()

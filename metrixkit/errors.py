@@ -6,6 +6,8 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 
+_MANY = 2_000
+
 
 class InputError(ValueError):
     """Bad input: says what was wrong, where, what was expected and how to mend it.
@@ -33,6 +35,8 @@ def near_name(name: str, options: Iterable[str]) -> str:
     twin = same_name(name, names)
     if twin is not None:
         return f" It is there in another Unicode form: {twin!a} and not {name!a} (NFC against NFD)."
+    if len(names) > _MANY:  # a comparison takes 0.1 ms
+        names = [other for other in names if other[:1] == name[:1] and abs(len(other) - len(name)) < 3][:_MANY]
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     return " Did you mean " + " or ".join(repr(n) for n in near) + "?" if near else ""
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metrixkit.data.frame_times import sample_indices
-from metrixkit.data.tables import SUFFIXES, read_table
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.data.tables import read_names
+from metrixkit.errors import InputError, near_name
 
 _WITHIN: Final = re.compile(r"(?P<file>.+\.(?:npy|npz|h5|hdf5))#(?P<key>.+)", re.IGNORECASE | re.DOTALL)
 _H5: Final = (".h5", ".hdf5")
@@ -261,15 +261,7 @@ def _row_ids(path: Path, ids: str | Path | None) -> list[str]:
             f"features {path}: the ids of its rows are missing; expected one of {', '.join(f.name for f in beside)}."
         )
     file = listed[0]
-    if not file.is_file():
-        raise InputError(f"features {path}: the ids {file} do not exist.")
-    if file.suffix.lower() == ".txt":
-        found = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    elif file.suffix.lower() in SUFFIXES:
-        table = read_table(file)
-        found = [str(cell) for cell in table["id" if "id" in table.columns else table.columns[0]]]
-    else:
-        raise InputError(f"features {path}: ids come in .txt or a table ({', '.join(SUFFIXES)}), not in {file.name}.")
+    found = read_names(file, f"features {path}: the ids")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -291,5 +283,4 @@ def _unique(pairs: Iterator[tuple[str, str]], path: Path) -> dict[str, str]:
 
 
 def _near(key: str, ids: dict[str, str]) -> str:
-    near = did_you_mean(key, ids)
-    return near if near.startswith(" Did") else f" There are {len(ids):,} ids."
+    return near_name(key, ids) or f" There are {len(ids):,} ids."

@@ -1,18 +1,20 @@
-"""Tables of whatever form, read as strings: "007" stays "007", "NA" stays "NA"."""
+"""Tables of whatever form, read as text: "007" stays "007", "NA" stays "NA"."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.data.delimited import SEPARATORS, read_delimited
+from metrixkit.data.text_files import listed_lines, text_lines
+from metrixkit.errors import InputError, did_you_mean, listed, near_name
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 SUFFIXES = (*SEPARATORS, ".parquet", ".jsonl", ".ndjson")
 # How people write the splits, in lower case.
 SPLIT_WORDS = {
@@ -27,12 +29,17 @@ SPLIT_WORDS = {
 }
 
 
-def read_table(path: str | Path, separator: str | None = None) -> pd.DataFrame:
-    """Return a table whose cells are all strings; an absent cell is the empty string.
+def read_table(path: str | Path, separator: str | None = None, setting: str = "data.separator") -> pd.DataFrame:
+    """Return a table whose cells are all text; an absent cell is the empty text.
+
+    A cell of JSON lines or parquet that holds a list or a mapping stays one, for :func:`texts`; :func:`column` refuses
+    it. Whole numbers that parquet keeps as floats are written as whole numbers, as they are in labels.
 
     Args:
-        path: ``.csv``, ``.tsv`` or ``.txt`` (tabs), ``.parquet``, ``.jsonl`` or ``.ndjson`` (an object a line).
-        separator: Of a text table; None takes the one of the suffix.
+        path: ``.csv``, ``.tsv`` or ``.txt``, ``.parquet``, ``.jsonl`` or ``.ndjson`` (an object a line). See
+            :func:`~metrixkit.data.delimited.read_delimited` for text tables.
+        separator: Of a text table; None finds it out.
+        setting: What names the separator in the command at hand ("data.separator", "--separator"), for messages.
 
     Returns:
         The columns as they are named in the file, with a RangeIndex.
@@ -40,12 +47,13 @@ def read_table(path: str | Path, separator: str | None = None) -> pd.DataFrame:
     Raises:
         InputError: The file is absent, of another form, malformed (with the line), or has no rows.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     if not path.is_file():
-        raise InputError(f"the table {path.absolute()} does not exist.")
+        raise InputError(f"the table {path.absolute()} {'is a folder' if path.is_dir() else 'does not exist'}.")
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
-        table = _text(path, separator or SEPARATORS[suffix])
+        head, rows = read_delimited(path, separator, setting)
+        table = _frame(head, list(zip(*rows, strict=True)) if rows else [() for _ in head], path)
     elif suffix in (".jsonl", ".ndjson"):
         table = _json_lines(path)
     elif suffix == ".parquet":
@@ -57,34 +65,62 @@ def read_table(path: str | Path, separator: str | None = None) -> pd.DataFrame:
     return table
 
 
-def column(table: pd.DataFrame, name: str, path: str | Path, setting: str) -> list[str]:
-    """Return a column whose cells must not be empty.
+def column(
+    table: pd.DataFrame, name: str, path: str | Path, setting: str, *, blank: bool = False, named_by: bool = True
+) -> list[str]:
+    """Return a column of text, stripped.
 
     Args:
         table: From :func:`read_table`.
         name: The column.
         path: Where the table comes from, for messages.
-        setting: The setting that names the column ("data.columns.path"), for messages.
+        setting: The setting that names the column ("data.columns.path"), or what it is, for messages.
+        blank: Whether a cell may be empty.
+        named_by: Whether `setting` is a setting, by which another column can be named.
 
     Raises:
-        InputError: There is no such column (with those there are), or a cell is empty (with its row, counted from 1
-            below the heading).
+        InputError: There is no such column (with those there are), or a cell is empty or holds a list (with its row,
+            counted from 1 below the heading).
     """
-    if name not in table.columns:
-        near = did_you_mean(name, table.columns)
-        near = near if near.startswith(" Did") else ""
-        raise InputError(
-            f"{path} has no column {name!r} ({setting}); it has {', '.join(map(repr, table.columns))}.{near} Name the "
-            f"right one with {setting}=NAME."
-        )
-    cells = [str(cell).strip() for cell in table[name]]
-    empty = next((row for row, cell in enumerate(cells, start=1) if not cell), None)
-    if empty is not None:
-        raise InputError(f"{path}, row {empty}: column {name!r} ({setting}) is empty; {cells.count('')} rows lack it.")
-    return cells
+    cells = _cells(table, name, path, setting, named_by)
+    for row, cell in enumerate(cells, start=1):
+        if not isinstance(cell, str):
+            kind = "a mapping" if isinstance(cell, Mapping) else "a list"
+            raise InputError(
+                f"{path}, row {row}: column {name!r} ({setting}) holds {kind}, {str(cell)[:60]}; expected one text."
+            )
+    stripped = [cell.strip() for cell in cells]
+    if not blank:
+        _refuse_empty(stripped, name, path, setting)
+    return stripped
 
 
-def split_cells(cells: list[str], path: str | Path) -> list[str]:
+def texts(table: pd.DataFrame, name: str, path: str | Path, setting: str) -> list[list[str]]:
+    """Return for each row its texts, one or more: a cell of JSON lines or parquet may hold a list of them.
+
+    Args:
+        table: From :func:`read_table`.
+        name: The column.
+        path: Where the table comes from, for messages.
+        setting: As for :func:`column`.
+
+    Raises:
+        InputError: As :func:`column`; also a list that is empty or holds something else than text.
+    """
+    found: list[list[str]] = []
+    for row, cell in enumerate(_cells(table, name, path, setting, True), start=1):
+        several = cell if isinstance(cell, list) else [cell]
+        if not all(isinstance(text, str) for text in several):
+            raise InputError(
+                f"{path}, row {row}: column {name!r} ({setting}) holds {str(cell)[:60]}; expected a text or a list of "
+                "texts."
+            )
+        found.append([text.strip() for text in several])
+    _refuse_empty(["" if not row or "" in row else "x" for row in found], name, path, setting)
+    return found
+
+
+def split_cells(cells: Sequence[str], path: str | Path) -> list[str]:
     """Return a column of splits in the words of the toolkit.
 
     Args:
@@ -100,67 +136,142 @@ def split_cells(cells: list[str], path: str | Path) -> list[str]:
     return [SPLIT_WORDS[cell.lower()] for cell in cells]
 
 
-def _frame(rows: list[Mapping[str, str]] | list[list[str]], columns: Iterable[str], path: Path) -> pd.DataFrame:
-    names = list(columns)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: two columns are called {twice[0]!r}.")
-    return pd.DataFrame(rows, columns=names, dtype="str").fillna("")
+def read_names(path: Path, setting: str) -> list[str]:
+    """Return a list of ids: a text file with one a line, or a table with a column ``id`` (else its first column).
+
+    Args:
+        path: ``.txt``, or a table.
+        setting: What names the file ("--text-ids"), for messages.
+
+    Raises:
+        InputError: It is absent or cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{setting} {path}: no such file (looked at {path.absolute()}).")
+    if path.suffix.lower() == ".txt":
+        return listed_lines(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{setting} {path}: ids come in .txt, one a line, or in a table ({', '.join(SUFFIXES)}).")
+    table = read_table(path)
+    return column(table, "id" if "id" in table.columns else str(table.columns[0]), path, setting)
 
 
-def _text(path: Path, separator: str) -> pd.DataFrame:
-    if len(separator) != 1:
-        raise InputError(f"data.separator={separator!r} must be one character.")
+def expand(path: str | Path) -> Path:
+    """Return a path with ``~`` for the home folder; one that names nobody's home stays as it is."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, delimiter=separator, strict=True)
-            head = [name.strip() for name in next(reader, [])]
-            rows = []
-            for row in reader:
-                if row and len(row) != len(head):
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: {len(row)} cells, the heading has {len(head)} columns "
-                        f"(separator {separator!r}; another one is set with data.separator)."
-                    )
-                if row:
-                    rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a text table in UTF-8 ({error}).") from error
-    return _frame(rows, head, path)
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def _cells(table: pd.DataFrame, name: str, path: str | Path, setting: str, named_by: bool) -> list[Any]:
+    if name not in table.columns:
+        mend = f" Name the right one with {setting}=NAME." if named_by else ""
+        if len(table.columns) == 1:
+            separator = "--separator" if setting.startswith("--") else "data.separator"
+            mend += f" Only one was found: is it the right separator ({separator}=CHARACTER)?"
+        raise InputError(
+            f"{path} has no column {name!r} ({setting}); it has {listed(map(repr, table.columns))}."
+            f"{near_name(name, table.columns)}{mend}"
+        )
+    cells: list[Any] = table[name].tolist()
+    return cells
+
+
+def _refuse_empty(cells: Sequence[str], name: str, path: str | Path, setting: str) -> None:
+    empty = next((row for row, cell in enumerate(cells, start=1) if not cell), None)
+    if empty is not None:
+        raise InputError(
+            f"{path}, row {empty}: column {name!r} ({setting}) is empty; {list(cells).count('')} rows lack it."
+        )
+
+
+def _frame(names: Iterable[str], columns: Sequence[Sequence[Any]], path: Path) -> pd.DataFrame:
+    """Return a table of columns; a column without a name and without a cell, as spreadsheets leave them, goes."""
+    kept = [(name, cells) for name, cells in zip(names, columns, strict=True) if name or any(cells)]
+    twice = [name for name, count in Counter(name for name, _ in kept).items() if count > 1]
+    if twice:
+        what = f"two columns are called {twice[0]!r}" if twice[0] else "several columns with cells have no name"
+        raise InputError(f"{path}: {what}.")
+    # One block for all columns: thousands of them, each by itself, take seconds.
+    grid = np.empty((len(kept), len(kept[0][1]) if kept else 0), dtype=object)
+    for row, (_, cells) in zip(grid, kept, strict=True):
+        row[:] = np.fromiter(cells, dtype=object, count=len(cells))
+    table = pd.DataFrame(grid.T, columns=[name for name, _ in kept], dtype="object")
+    nested = {name for name, cells in kept if not all(isinstance(cell, str) for cell in cells)}
+    return table.astype({name: "str" for name, _ in kept if name not in nested} if nested else "str")
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
-    rows: list[Mapping[str, str]] = []
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                # Numbers are kept as they are written: 7.10 is not 7.1.
-                entry = json.loads(line, parse_int=str, parse_float=str)
-                if not isinstance(entry, dict):
-                    raise InputError(
-                        f"{path}, line {number}: expected an object such as {{'path': ..., 'label': ...}}."
-                    )
-                rows.append({key: _cell(value) for key, value in entry.items()})
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}, line {max(number, 1)}: not JSON in UTF-8 ({error}).") from error
-    return _frame(rows, dict.fromkeys(key for row in rows for key in row), path)
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(text_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            # Numbers are kept as they are written: 7.10 is not 7.1.
+            entry = json.loads(
+                line, parse_int=str, parse_float=str, parse_constant=_constant, object_pairs_hook=_object
+            )
+        except RecursionError:
+            raise InputError(f"{where}: lists or objects are nested too deeply; a row is one flat object.") from None
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON ({error}).") from error
+        if not isinstance(entry, dict):
+            raise InputError(f'{where}: expected an object such as {{"path": ..., "label": ...}}.')
+        rows.append({key: _cell(value, where) for key, value in entry.items()})
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    return _frame(names, [[row.get(name, "") for row in rows] for name in names], path)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return found
+
+
+def _constant(word: str) -> str | None:
+    return None if word == "NaN" else word
 
 
 def _parquet(path: Path) -> pd.DataFrame:
     try:
-        # The nullable types keep whole numbers whole beside absent cells.
-        table = pd.read_parquet(path, dtype_backend="numpy_nullable")
+        import pyarrow
+        from pyarrow import parquet
     except ImportError as error:
         raise InputError(f"{path}: reading parquet needs pyarrow (pip install pyarrow), or save it as CSV.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as parquet ({error}).") from error
-    return pd.DataFrame({str(name): [_cell(cell) for cell in table[name]] for name in table.columns}, dtype="str")
+    try:
+        # By pyarrow and not by pandas, which makes floats of whole numbers beside absent cells and of lists arrays.
+        found = parquet.ParquetFile(path).read()
+        columns = [column.to_pylist() for column in found.columns]
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as parquet ({str(error)[:200]}).") from error
+    # What pandas keeps of an index without a name says nothing about the rows.
+    kept = [i for i, name in enumerate(found.column_names) if not name.startswith("__index_level_")]
+    cells = [[_cell(value, f"{path}, row {row}") for row, value in enumerate(columns[i], start=1)] for i in kept]
+    return _frame([found.column_names[i] for i in kept], cells, path)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, where: str) -> Any:
+    """Return a value as text; lists and mappings hold such."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, list | tuple):
+        return [_cell(inner, where) for inner in value]
+    if isinstance(value, Mapping):
+        return {_cell(key, where): _cell(inner, where) for key, inner in value.items()}
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None or value is pd.NA or value != value else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    try:
+        text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        if not text.isascii():
+            text.encode("utf-8")
+    except UnicodeError as error:
+        raise InputError(f"{where}: {ascii(value)[:60]} is no text in Unicode ({error.reason}).") from error
+    if "\0" in text:
+        raise InputError(f"{where}: {text[:60]!r} holds a NUL character.")
+    return text

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.data.text_files import listed_lines
+from metrixkit.errors import InputError, near_name
 
 
 def choose_labelled(asked: str, items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -62,11 +63,7 @@ def read_list(path: Path, items: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: Unreadable or empty, a line that names no item or several, an item twice, or a class without any.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable as text: {error}.") from error
-    wanted = [line for line in lines if line]
+    wanted = listed_lines(path)
     if not wanted:
         raise InputError(f"{path} is empty: expected one training item a line.")
     ids = list(items["id"])
@@ -81,10 +78,10 @@ def read_list(path: Path, items: pd.DataFrame) -> pd.DataFrame:
         rows += found
         unknown += [] if found else [line]
     if unknown:
-        near = did_you_mean(unknown[0], [*ids, *short]) if len(ids) <= 50_000 else ""
+        near = near_name(unknown[0], [*ids, *short]) if len(ids) <= 50_000 else ""
         raise InputError(
             f"{path}: {len(unknown)} of {len(wanted)} lines name no labelled training item, the first is "
-            f"{unknown[0]!r}.{near if near.startswith(' Did') else ''} Items have ids such as {ids[0]!r}."
+            f"{unknown[0]!r}.{near} Items have ids such as {ids[0]!r}."
         )
     twice = pd.Series(rows).duplicated()
     if twice.any():

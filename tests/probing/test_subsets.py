@@ -51,7 +51,7 @@ def test_bad_lists(items: pd.DataFrame, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words):
             choose_labelled(str(path), items)
     path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(InputError, match="not readable as text"):
+    with pytest.raises(InputError, match="not text in UTF-16"):
         choose_labelled(str(path), items)
     with pytest.raises(InputError, match="no such file, and no share"):
         choose_labelled(str(tmp_path / "none.txt"), items)

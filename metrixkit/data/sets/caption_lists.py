@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from metrixkit.data.tables import SEPARATORS, read_table
+from metrixkit.data.tables import read_table
+from metrixkit.data.text_files import listed_lines
 from metrixkit.errors import InputError
 
 
@@ -34,23 +35,13 @@ def need_file(folder: Path, *names: str) -> Path:
     return found
 
 
-def guess_separator(path: str | Path) -> str | None:
-    """Return ";" for a ``.csv`` whose heading has semicolons and no commas (some copies have), else None."""
-    path = Path(path)
-    if SEPARATORS.get(path.suffix.lower()) != "," or not path.is_file():
-        return None
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
-        head = next(iter(lines), "")
-    return ";" if ";" in head and "," not in head else None
-
-
 def read_list(path: Path, *columns: str) -> pd.DataFrame:
     """Return a published table with at least these columns, whatever separates its cells.
 
     Raises:
         InputError: As :func:`~metrixkit.data.tables.read_table`, or a column is absent.
     """
-    table = read_table(path, guess_separator(path))
+    table = read_table(path)
     for name in columns:
         if name not in table.columns:
             raise InputError(f"{path} has no column {name!r}; it has {', '.join(map(repr, table.columns))}.")
@@ -63,12 +54,7 @@ def read_ids(path: Path) -> list[str]:
     Raises:
         InputError: Absent, or an id stands twice.
     """
-    if path.suffix.lower() == ".json":
-        ids = [str(entry) for entry in read_json(path, list)]
-    else:
-        if not path.is_file():
-            raise InputError(f"{path} is missing.")
-        ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    ids = list(map(str, read_json(path, list))) if path.suffix.lower() == ".json" else listed_lines(path)
     refuse_twice(ids, path)
     return ids
 

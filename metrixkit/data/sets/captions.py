@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.data.features import Features
+from metrixkit.data.listed_paths import locate_listed
 from metrixkit.data.pair_manifest import KINDS, PairManifest
 from metrixkit.data.pair_sources import PairOnMissing, Sources, find_videos, settle_pairs
-from metrixkit.data.sets.caption_lists import guess_separator
-from metrixkit.data.tables import column, read_table, split_cells
+from metrixkit.data.tables import column, expand, read_table, split_cells, texts
 from metrixkit.errors import InputError, did_you_mean
 
 
@@ -48,8 +48,8 @@ class Captions:
     are divided with a seed.
 
     Args:
-        table: ``.csv`` (commas, or semicolons if the heading has no comma), ``.tsv``, ``.jsonl`` or ``.parquet``, as
-            given or below `root`.
+        table: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, as given or below `root`. A caption of the latter two may
+            be a list of texts: several captions of the row's item.
         root: Where relative paths start; None is the folder of the table.
         columns: Which columns hold what.
         separator: Between the cells of a text table; None is found out.
@@ -100,17 +100,17 @@ class Captions:
             InputError: A column is wrong, a cell is empty, an item's rows disagree about its split or its files, a
                 split is unknown, a caption has no video, or files are missing.
         """
-        given = Path(self.table).expanduser()
+        given = expand(self.table)
         below = Path(self.root).expanduser() / given if self.root is not None else given
         file = given if given.is_file() or not below.is_file() else below
         root = file.parent if self.root is None else Path(self.root).expanduser()
-        table = read_table(file, self.separator or guess_separator(file))
+        table = read_table(file, self.separator)
         ids = column(table, self.columns.id, file, "data.columns.id")
         captions: dict[str, list[str]] = {}
         if self.columns.caption is not None:
-            cells = column(table, self.columns.caption, file, "data.columns.caption")
-            for key, caption in zip(ids, cells, strict=True):
-                captions.setdefault(key, []).append(caption)
+            cells = texts(table, self.columns.caption, file, "data.columns.caption")
+            for key, some in zip(ids, cells, strict=True):
+                captions.setdefault(key, []).extend(some)
         rows, unused = self._cells(table, file, root, ids)
         items = _one_row_an_item(rows, file)
         kinds = {n: self.modalities.get(n, "features") for n in (*self.modalities, *self.features)}
@@ -152,13 +152,13 @@ class Captions:
             found["label"] = column(table, label, file, "data.columns.label")
         path = self.columns.path or ("path" if "path" in table.columns and "path" not in self.modalities else None)
         if path is not None and "video" not in (*self.modalities, *self.features):
-            found["video"] = _below(root, _blank_column(table, path, file, "data.columns.path"))
+            found["video"] = locate_listed(root, column(table, path, file, "data.columns.path", blank=True))
         for name, kind in self.modalities.items():
-            cells = _blank_column(table, name, file, f"data.modalities.{name}")
-            found[name] = cells if kind == "text" else _below(root, cells)
+            cells = column(table, name, file, f"data.modalities.{name}", blank=True, named_by=False)
+            found[name] = cells if kind == "text" else locate_listed(root, cells)
         for name, place in self.features.items():
             features = Features.open(place)
-            keys = _blank_column(table, name, file, name) if name in table.columns else ids
+            keys = column(table, name, file, f"data.features.{name}", blank=True) if name in table.columns else ids
             found[name] = [features.references.get(key, "") if key else "" for key in keys]
             unused += [f"{name}: {key}" for key in features.references.keys() - set(keys)]
             if name in table.columns:
@@ -174,16 +174,6 @@ class Captions:
         count = min(max(round(self._share * len(ids)), 1), len(ids) - 1)
         test = {order[i] for i in np.random.default_rng(self.seed).permutation(len(ids))[:count]}
         return ["test" if key in test else "train" for key in ids]
-
-
-def _blank_column(table: pd.DataFrame, name: str, file: Path, setting: str) -> list[str]:
-    if name not in table.columns:
-        raise InputError(f"{file} has no column {name!r} ({setting}); it has {', '.join(map(repr, table.columns))}.")
-    return [str(cell).strip() for cell in table[name]]
-
-
-def _below(root: Path, cells: list[str]) -> list[str]:
-    return [str(root / cell) if cell else "" for cell in cells]
 
 
 def _one_row_an_item(rows: pd.DataFrame, file: Path) -> pd.DataFrame:

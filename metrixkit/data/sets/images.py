@@ -12,6 +12,7 @@ import pandas as pd
 
 from metrixkit.data.files import OnMissing, settle_missing
 from metrixkit.data.held_out import share_of_each_class
+from metrixkit.data.listed_paths import locate_listed
 from metrixkit.data.manifest import Manifest, split_classes
 from metrixkit.data.tables import SPLIT_WORDS, column, read_table, split_cells
 from metrixkit.errors import InputError, did_you_mean
@@ -55,7 +56,7 @@ class Images:
         root: The folder; with a table, where relative paths start (None is the folder of the table).
         table: ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl``, as given or below `root`.
         columns: Which columns hold what.
-        separator: Between the cells of a text table; None takes the one of the suffix.
+        separator: Between the cells of a text table; None is found out.
         split: What is divided where no split is given. "classes": the test classes are new, and their items search one
             another. "photos": a share of each class's photos are the test split and search all others, those of
             training and validation; every class keeps one there, and one of a single photo is only searched. Where
@@ -184,7 +185,7 @@ class Images:
         paths = column(table, names.path, file, "data.columns.path")
         columns = {
             "id": paths if names.id is None else column(table, names.id, file, "data.columns.id"),
-            "path": [str(root / path) for path in paths],
+            "path": locate_listed(root, paths),
             "label": column(table, names.label, file, "data.columns.label"),
         }
         if names.split is not None or "split" in table.columns:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from metrixkit.data.roots import data_roots
 from metrixkit.data.tables import column, read_table
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.errors import InputError, listed, near_name
 
 NAMES = {
     "user": ("user", "user_id", "userid", "user id"),
@@ -196,19 +196,25 @@ def _find(table: pd.DataFrame, role: str, path: Path) -> str:
     for name in table.columns:
         if str(name).strip().lower() in NAMES[role]:
             return str(name)
-    near = did_you_mean(role, [str(c) for c in table.columns])
     raise InputError(
-        f"{path} has no column of {role}s; its columns are {', '.join(map(str, table.columns))}.{near} Name it by "
-        f"data.{role}."
+        f"{path} has no column of {role}s; its columns are {listed(table.columns)}.{near_name(role, table.columns)} "
+        f"Name it by data.{role}."
     )
 
 
 def _dat(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"the table {path.absolute()} does not exist.")
-    rows = [line.split("::") for line in path.read_text(encoding="latin-1").splitlines() if line]
-    if not rows or len(rows[0]) < 3 or any(len(row) != len(rows[0]) for row in rows):
-        raise InputError(f"{path}: expected lines user::item::rating::timestamp.")
+    # Latin-1 is what MovieLens publishes; any bytes are text in it.
+    numbered = enumerate(path.read_text(encoding="latin-1").splitlines(), start=1)
+    rows: list[list[str]] = []
+    for number, line in numbered:
+        cells = line.split("::")
+        if line.strip() and (len(cells) < 3 or (rows and len(cells) != len(rows[0]))):
+            raise InputError(f"{path}, line {number}: expected user::item::rating::timestamp, got {line[:60]!r}.")
+        rows += [cells] if line.strip() else []
+    if not rows:
+        raise InputError(f"the table {path} is empty: it has no rows.")
     return pd.DataFrame(rows).rename(columns={0: "user", 1: "item", 2: "rating"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from metrixkit.data.text_files import text_lines
 from metrixkit.errors import InputError
 
 
@@ -22,15 +23,14 @@ def read_rows(path: Path, columns: int, skip: int = 0, name_column: int = -1) ->
     if not path.is_file():
         raise InputError(f"{path} is missing; it belongs to the data set as published, unpack it again.")
     rows = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            text = line.strip()
-            if number <= skip or not text:
-                continue
-            row = text.rsplit(None, columns - 1) if name_column == 0 else text.split(None, columns - 1)
-            if len(row) != columns:
-                raise InputError(f"{path}, line {number}: expected {columns} columns between blanks, got {text!r}.")
-            rows.append([field.strip() for field in row])
+    for number, line in enumerate(text_lines(path), start=1):
+        text = line.strip()
+        if number <= skip or not text:
+            continue
+        row = text.rsplit(None, columns - 1) if name_column == 0 else text.split(None, columns - 1)
+        if len(row) != columns:
+            raise InputError(f"{path}, line {number}: expected {columns} columns between blanks, got {text!r}.")
+        rows.append([field.strip() for field in row])
     return rows
 
 

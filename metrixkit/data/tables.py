@@ -186,9 +186,9 @@ def _refuse_empty(cells: Sequence[str], name: str, path: str | Path, setting: st
         )
 
 
-def _frame(names: Iterable[str], columns: Sequence[Sequence[Any]], path: Path) -> pd.DataFrame:
+def _frame(names: Iterable[str], cells_of: Sequence[Sequence[Any]], path: Path) -> pd.DataFrame:
     """Return a table of columns; a column without a name and without a cell, as spreadsheets leave them, goes."""
-    kept = [(name, cells) for name, cells in zip(names, columns, strict=True) if name or any(cells)]
+    kept = [(name, cells) for name, cells in zip(names, cells_of, strict=True) if name or any(cells)]
     twice = [name for name, count in Counter(name for name, _ in kept).items() if count > 1]
     if twice:
         what = f"two columns are called {twice[0]!r}" if twice[0] else "several columns with cells have no name"
@@ -197,9 +197,11 @@ def _frame(names: Iterable[str], columns: Sequence[Sequence[Any]], path: Path) -
     grid = np.empty((len(kept), len(kept[0][1]) if kept else 0), dtype=object)
     for row, (_, cells) in zip(grid, kept, strict=True):
         row[:] = np.fromiter(cells, dtype=object, count=len(cells))
-    table = pd.DataFrame(grid.T, columns=[name for name, _ in kept], dtype="object")
+    columns = [name for name, _ in kept]
     nested = {name for name, cells in kept if not all(isinstance(cell, str) for cell in cells)}
-    return table.astype({name: "str" for name, _ in kept if name not in nested} if nested else "str")
+    if not nested:
+        return pd.DataFrame(grid.T, columns=columns, dtype="str")
+    return pd.DataFrame(grid.T, columns=columns).astype({name: "str" for name in columns if name not in nested})
 
 
 def _json_lines(path: Path) -> pd.DataFrame:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from metrixkit import _interrupts
+
 if TYPE_CHECKING:
     from metrixkit.embedding.images import load_model
 
 __all__ = ["load_model"]
+
+if _interrupts.is_door():
+    _interrupts.leave_at_interrupts()
 
 
 def __getattr__(name: str) -> Any:

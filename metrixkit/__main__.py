@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from metrixkit._doors import guarded
 from metrixkit.errors import did_you_mean
 
 VERBS = {
@@ -30,8 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"metrixkit: no verb is called {verb!r}.{did_you_mean(verb, VERBS)}", file=sys.stderr)
         return 2
-    door = importlib.import_module("metrixkit.data.__main__" if verb == "data" else f"metrixkit.{verb}")
-    return int(door.main(rest))
+
+    def work() -> int:
+        door = importlib.import_module("metrixkit.data.__main__" if verb == "data" else f"metrixkit.{verb}")
+        return int(door.main(rest))
+
+    return guarded(verb, work)
 
 
 if __name__ == "__main__":

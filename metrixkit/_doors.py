@@ -1,5 +1,5 @@
-"""What every door shares: bad input is answered in one line with status 2, notes of the library reach the terminal, and
-freed memory stays with the process.
+"""What every door shares: what goes wrong is answered in one line and a fitting exit status, notes of the library reach
+the terminal, folders of others are data unless ``--trust`` says otherwise, and freed memory stays with the process.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import logging
 import sys
 from collections.abc import Callable
 
+from metrixkit._failures import INTERRUPTED, failure
+from metrixkit._interrupts import Interrupts
 from metrixkit._memory import keep_freed_memory
-from metrixkit.errors import InputError
+from metrixkit._streams import flush_or_let_go, open_streams, say_error
 from metrixkit.families import trust_folders
 
 
@@ -24,25 +26,52 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def guarded(verb: str, work: Callable[[], int], trust: bool = False) -> int:
-    """Run a door's work; print an :class:`InputError` without a traceback.
+def run(verb: str, parse: Callable[[], argparse.Namespace], work: Callable[[argparse.Namespace], int]) -> int:
+    """Read a door's arguments and do its work, as :func:`guarded`.
+
+    Args:
+        verb: The door's name.
+        parse: Returns the options; where they have ``trust``, it says whether the folders that are read may name code.
+        work: Given the options, returns the exit status.
+    """
+
+    def parsed() -> int:
+        options = parse()
+        with trust_folders(bool(vars(options).get("trust"))):
+            return work(options)
+
+    return guarded(verb, parsed)
+
+
+def guarded(verb: str, work: Callable[[], int]) -> int:
+    """Do a door's work; answer what goes wrong without a traceback.
 
     Args:
         verb: The door's name, which the message starts with.
         work: Returns the exit status.
-        trust: What ``--trust`` says: whether the folders that are read may name code.
 
     Returns:
-        The exit status; 2 for bad input, 130 for an interrupt.
+        The exit status: 2 for bad input and for what the machine refuses (disk full, no permission, no memory), 130 for
+        an interrupt, 141 where the reader of standard output has left.
     """
+    open_streams()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     keep_freed_memory()
+    interrupts = Interrupts()
     try:
-        with trust_folders(trust):
-            return work()
-    except InputError as error:
-        print(f"metrixkit {verb}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nmetrixkit {verb}: interrupted", file=sys.stderr)
-        return 130
+        with interrupts:
+            status = work()
+        sys.stdout.flush()  # here and not when Python ends, where a refusal would go unanswered
+    except BaseException as error:
+        answer = failure(error, interrupts.came)
+        if answer is None:
+            raise
+        if answer.words:
+            below = "\n" if answer.status == INTERRUPTED else ""  # the ^C that a terminal shows
+            say_error(f"{below}metrixkit {verb}: {answer.words}")
+        return answer.status
+    else:
+        return status
+    finally:
+        flush_or_let_go(sys.stdout)
+        flush_or_let_go(sys.stderr)

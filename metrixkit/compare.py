@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from metrixkit._doors import guarded
+from metrixkit._doors import run
 from metrixkit.files import check_file
 from metrixkit.seeds import seed_option
 
@@ -37,9 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--latex", metavar="FILE", help="the tables in LaTeX")
     parser.add_argument("--plot", metavar="FILE.png", help="means with error bars")
     parser.add_argument("--html", metavar="FILE.html", help="one self-contained page with all of it, and the runs")
-    options = parser.parse_args(argv)
 
-    def work() -> int:
+    def work(options: argparse.Namespace) -> int:
         from metrixkit.comparison import compare
         from metrixkit.report.comparison import WRITERS, as_text
         from metrixkit.report.comparison_page import comparison_page
@@ -63,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"page: {comparison_page(comparison, options.html, command())}")
         return 0
 
-    return guarded("compare", work)
+    return run("compare", lambda: parser.parse_args(argv), work)
 
 
 if __name__ == "__main__":

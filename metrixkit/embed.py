@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from metrixkit._doors import add_trust, guarded
+from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
 
 
@@ -28,9 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=128, help="images a forward call (default 128)")
     parser.add_argument("--parquet", action="store_true", help="also write embeddings.parquet (needs pyarrow)")
     add_trust(parser)
-    options = parser.parse_intermixed_args(argv)
 
-    def work() -> int:
+    def work(options: argparse.Namespace) -> int:
         from metrixkit.embedding.folder import embed_to_folder
         from metrixkit.embedding.parts import embed_table, is_multimodal
 
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv{more}")
         return 0
 
-    return guarded("embed", work, options.trust)
+    return run("embed", lambda: parser.parse_intermixed_args(argv), work)
 
 
 if __name__ == "__main__":

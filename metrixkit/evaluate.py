@@ -22,7 +22,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from metrixkit._doors import add_trust, guarded
+from metrixkit._doors import add_trust, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,14 +74,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compat", metavar="NAME", help="clip4clip: count as that repository does")
     parser.add_argument("--out", metavar="FILE.json", help="also write the result there")
     add_trust(parser)
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"--linear", "--knn"} & set(words):
-        from metrixkit.judging.probes import complete
 
-        words = complete(words)
-    options = parser.parse_intermixed_args(words)
+    def parse() -> argparse.Namespace:
+        words = list(sys.argv[1:] if argv is None else argv)
+        if {"--linear", "--knn"} & set(words):
+            from metrixkit.judging.probes import complete
 
-    def work() -> int:
+            words = complete(words)
+        return parser.parse_intermixed_args(words)
+
+    def work(options: argparse.Namespace) -> int:
         from metrixkit.errors import InputError
         from metrixkit.files import check_file, write_json
         from metrixkit.judging import labelled
@@ -130,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"curve: {roc_curve(picture, out.with_suffix('.roc.png'))}")
         return 0
 
-    return guarded("evaluate", work, options.trust)
+    return run("evaluate", parse, work)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from metrixkit._doors import add_trust, guarded
+from metrixkit._doors import add_trust, run
 from metrixkit.errors import did_you_mean
 from metrixkit.seeds import seed_option
 
@@ -36,16 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"metrixkit index: no verb is called {verb!r}.{did_you_mean(verb, VERBS)}", file=sys.stderr)
         return 2
-    options = _parser(verb).parse_intermixed_args(rest)
 
-    def work() -> int:
+    def work(options: argparse.Namespace) -> int:
         from metrixkit.indexing import verbs
 
         for line in getattr(verbs, verb)(options):
             print(line)
         return 0
 
-    return guarded(f"index {verb}", work, options.trust)
+    return run(f"index {verb}", lambda: _parser(verb).parse_intermixed_args(rest), work)
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from metrixkit._doors import add_trust, guarded
+from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
 from metrixkit.seeds import seed_option
 
@@ -42,9 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="of each network of it (default 300)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="networks behind each point (default 3)")
     add_trust(parser)
-    options = parser.parse_intermixed_args(argv)
 
-    def work() -> int:
+    def work(options: argparse.Namespace) -> int:
         from metrixkit.sheets.make import Wanted, make
 
         others = (options.curve, options.accuracy, options.information)
@@ -73,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         make(wanted, print)
         return 0
 
-    return guarded("mix", work, options.trust)
+    return run("mix", lambda: parser.parse_intermixed_args(argv), work)
 
 
 def numbers(name: str, text: str) -> list[float]:

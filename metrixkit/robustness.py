@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from metrixkit._doors import add_trust, guarded
+from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
 from metrixkit.seeds import check_seed
 
@@ -39,9 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", help="default the test split")
     parser.add_argument("--out", metavar="DIR", help="default RUN/robustness, of several runs robustness")
     add_trust(parser)
-    options = parser.parse_args(argv)
 
-    def work() -> int:
+    def work(options: argparse.Namespace) -> int:
         rates, seeds = _numbers(options.rates, float, "--rates"), _numbers(options.seeds, int, "--seeds")
         for seed in seeds:
             check_seed(seed, "--seeds")
@@ -62,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{title}: {path}" for title, path in files.items()))
         return 0
 
-    return guarded("robustness", work, options.trust)
+    return run("robustness", lambda: parser.parse_args(argv), work)
 
 
 def _numbers(text: str, kind: Callable[[str], T], option: str) -> tuple[T, ...]:

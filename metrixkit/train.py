@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from metrixkit._doors import guarded
+from metrixkit._doors import run
 from metrixkit.errors import InputError
 
 LONGEST_NAME = 200
@@ -71,9 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the door; return its exit status."""
     parser = _parser()
-    options = parser.parse_intermixed_args(argv)
 
-    def work() -> int:
+    def work(options: argparse.Namespace) -> int:
         from metrixkit import config as configs
 
         if options.help or options.config is None:
@@ -91,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         train(config, options.run or Path("runs") / run_name(options.config, options.overrides), options.resume)
         return 0
 
-    return guarded("train", work)
+    return run("train", lambda: parser.parse_intermixed_args(argv), work)
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from metrixkit._doors import guarded
+from metrixkit._doors import run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,10 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         "settings", nargs="*", metavar="key=value", help="settings of the reader, such as classes=1-50"
     )
     checking.add_argument("--lists-only", action="store_true", help="compare lists; do not open the images")
-    options = parser.parse_args(argv)
-    if options.verb == "list":
-        return guarded("data list", _list)
-    return guarded("data check", lambda: _check(options.target, options.settings, not options.lists_only))
+
+    def work(options: argparse.Namespace) -> int:
+        if options.verb == "list":
+            return _list()
+        return _check(options.target, options.settings, not options.lists_only)
+
+    return run("data", lambda: parser.parse_args(argv), work)
 
 
 def _list() -> int:

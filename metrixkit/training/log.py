@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,10 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
+
+from metrixkit._streams import flush_or_let_go
+from metrixkit.errors import InputError
+from metrixkit.files import cannot_write
 
 
 class RunLog:
@@ -24,7 +29,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, active: bool, tensorboard: bool, keep: int = 0, step: int = 0) -> None:
-        self.active = active
+        self.active, self.folder = active, folder
         self.metrics: TextIO | None = None
         self.text: TextIO | None = None
         self.board: Any = None
@@ -49,21 +54,27 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the files."""
-        self.close()
+        """Close the files; an error that is under way is not hidden by another."""
+        with contextlib.suppress(*([OSError, InputError] if error is not None else [])):
+            self.close()
 
     def close(self) -> None:
         """Close the files; nothing may be written afterwards."""
+        refused = None
         for sink in (self.metrics, self.text, self.board):
             if sink is not None:
-                sink.close()
+                try:
+                    sink.close()
+                except OSError as error:
+                    refused = error
+        if refused is not None:
+            raise cannot_write(self.folder, refused) from refused
 
     def numbers(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Write one line of numbers at a step."""
         if self.metrics is None:
             return
-        self.metrics.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
-        self.metrics.flush()
+        _write(self.metrics, json.dumps({"step": step, "epoch": round(epoch, 6), **values}))
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -72,10 +83,11 @@ class RunLog:
         """Write a line for people: the terminal and ``log.txt``."""
         if self.text is None:
             return
-        self.text.write(text + "\n")
-        self.text.flush()
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        _write(self.text, text)
+        # A terminal that closed, or a `| head`, stops no training: all of it stands in log.txt.
+        with contextlib.suppress(OSError, ValueError):
+            tqdm.write(text, file=sys.stdout)
+        flush_or_let_go(sys.stdout)
 
     def size(self) -> int:
         """Return the bytes of ``metrics.jsonl`` written so far."""
@@ -85,3 +97,11 @@ class RunLog:
         """Return a bar over an epoch's steps, silent on other processes and where standard error is no terminal."""
         quiet = not (self.active and sys.stderr.isatty())
         return tqdm(total=total, initial=initial, desc=title, disable=quiet, leave=False, dynamic_ncols=True)
+
+
+def _write(file: TextIO, line: str) -> None:
+    try:
+        file.write(line + "\n")
+        file.flush()
+    except OSError as error:
+        raise cannot_write(file.name, error) from error

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
 from metrixkit.data.decode import decode
 from metrixkit.data.duplicates import byte_equal
+from metrixkit.data.image_files import FAULTS, told
 from metrixkit.data.manifest import Manifest
 from metrixkit.errors import InputError
 
@@ -67,6 +68,7 @@ class CheckReport:
         sides: (N, 2) height and width of what was decoded, in pixels.
         cache_above: Pixels of all images together above which a cache of resized images is recommended.
         deep: Whether the files were read; else only lists were compared.
+        passed_over: Names beside the images that no item was made of, by reason.
     """
 
     name: str
@@ -81,6 +83,7 @@ class CheckReport:
     sides: np.ndarray
     cache_above: float
     deep: bool
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
@@ -97,7 +100,8 @@ class CheckReport:
             if groups:
                 shown = _first([" = ".join(group) for group in groups])
                 found.append(f"{len(groups):,} images stand byte for byte {what}: {shown}")
-        return found
+        faults = told({reason: self.passed_over[reason] for reason in FAULTS if reason in self.passed_over})
+        return [*found, faults] if faults else found
 
     @property
     def cache_recommended(self) -> bool:
@@ -136,6 +140,9 @@ class CheckReport:
             for part in self.splits
             if part.without_match
         ]
+        usual = told({reason: names for reason, names in self.passed_over.items() if reason not in FAULTS})
+        if usual:
+            notes.append(usual)
         if not self.deep:
             return [*notes, "files were not opened (shallow check)"]
         if self.copies:
@@ -197,6 +204,7 @@ def check(manifest: Manifest, deep: bool = True, workers: int | None = None, cac
         sides=sides,
         cache_above=cache_above,
         deep=deep,
+        passed_over=manifest.passed_over,
     )
 
 

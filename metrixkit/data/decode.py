@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import zipfile
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,8 @@ _MAX_MEMBER_BYTES: Final = 1 << 30
 _LAB: Final = ImageCms.createProfile("LAB")
 _SRGB: Final = ImageCms.createProfile("sRGB")
 _ORIENTATION_TAG: Final = 0x0112
+_HEIF_BRANDS: Final = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_AVIF_BRANDS: Final = frozenset((b"avif", b"avis"))
 _TURN: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,12 +67,46 @@ def decode(reference: str | Path | bytes) -> Tensor:
     if member := _ZIP_MEMBER.fullmatch(name):
         return _decode_file(io.BytesIO(_read_member(member["archive"], member["member"])), name)
     try:
+        # A pipe or a device under an image's name would keep a reader waiting for ever.
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            raise InputError(f"{name}: cannot be read (it is no regular file)")
         with open(name, "rb") as file:
             return _decode_file(file, name)
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def heif_missing() -> str | None:
+    """Make Pillow open HEIC files; return what they need to be read, or None where it is there."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return "HEIC is read through pillow-heif: pip install 'metrixkit[heif]', or convert it to JPEG"
+    register_heif_opener()
+    return None
+
+
+def _heif_known() -> bool:
+    return "HEIF" in Image.OPEN
+
+
+def _brand(file: IO[bytes]) -> bytes:
+    """Return the four letters by which HEIC, AVIF and their like name themselves, else b""."""
+    file.seek(0)
+    head = file.read(12)
+    return head[8:] if head[4:8] == b"ftyp" else b""
+
+
+def _why_unidentified(file: IO[bytes], brand: bytes) -> str:
+    if file.seek(0, os.SEEK_END) == 0:
+        return "the file is empty"
+    if brand in _HEIF_BRANDS:
+        return heif_missing() or "broken HEIC image"
+    if brand in _AVIF_BRANDS:
+        return "AVIF is read by Pillow 11.3 and newer: pip install 'pillow>=11.3', or convert it to JPEG"
+    return "not an image of a format that Pillow reads; convert it to PNG or JPEG"
 
 
 def container(reference: str) -> str:
@@ -135,11 +172,11 @@ def _decode_file(file: IO[bytes], name: str) -> Tensor:
             "store a smaller version of the image"
         ) from None
     except UnidentifiedImageError:
-        empty = file.seek(0, os.SEEK_END) == 0
-        reason = (
-            "the file is empty" if empty else "not an image of a format that Pillow reads; convert it to PNG or JPEG"
-        )
-        raise InputError(f"{name}: {reason}") from None
+        brand = _brand(file)
+        if brand in _HEIF_BRANDS and not _heif_known() and heif_missing() is None:
+            file.seek(0)
+            return _decode_file(file, name)
+        raise InputError(f"{name}: {_why_unidentified(file, brand)}") from None
     except Exception as error:  # what Pillow's many readers raise on broken files has no common base
         raise InputError(f"{name}: broken image ({str(error) or type(error).__name__})") from error
 

@@ -10,7 +10,8 @@ from typing import Literal
 
 import pandas as pd
 
-from metrixkit.data.decode import decode
+from metrixkit.data.decode import decode, heif_missing
+from metrixkit.data.image_files import HEIF_SUFFIXES
 from metrixkit.errors import InputError
 
 OnMissing = Literal["error", "drop"]
@@ -31,9 +32,27 @@ def present(paths: list[str]) -> list[bool]:
 def _files_in(folder: str) -> set[str]:
     try:
         with os.scandir(folder or ".") as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
+            return {entry.name for entry in entries if _is_file(entry)}
+    except OSError:
         return set()
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def why_absent(path: str) -> str:
+    """Return in a word or two why there is no file at `path`."""
+    if os.path.isdir(path):
+        return "a folder"
+    if os.path.exists(path):
+        return "not a regular file"
+    if os.path.islink(path):
+        return f"a link to nothing ({os.readlink(path)})"
+    return "missing"
 
 
 def unreadable(reference: str) -> str | None:
@@ -43,6 +62,10 @@ def unreadable(reference: str) -> str | None:
     except (InputError, OSError) as error:
         return str(error)
     return None
+
+
+def _is_heif(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in HEIF_SUFFIXES
 
 
 def settle_missing(
@@ -71,8 +94,11 @@ def settle_missing(
     if items.empty:
         raise InputError(f"{where} is empty: its lists name no item.")
     paths = items["path"].tolist()
-    faults = ["missing" if not there else None for there in present(paths)]
-    here = [fault is None for fault in faults]
+    here = present(paths)
+    faults = [None if there else why_absent(path) for path, there in zip(paths, here, strict=True)]
+    undecodable = heif_missing() if any(_is_heif(path) for path in paths) else None
+    if undecodable:
+        faults = [fault or (undecodable if _is_heif(path) else None) for path, fault in zip(paths, faults, strict=True)]
     if verify:
         with ThreadPoolExecutor() as pool:
             faults = list(pool.map(lambda path, fault: fault or unreadable(path), paths, faults))

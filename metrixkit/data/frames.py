@@ -127,19 +127,26 @@ def _pyav() -> ModuleType:
     try:
         import av
         import av.error
+        import av.stream
     except ImportError as error:
         raise InputError(f"reading videos needs PyAV ({error}): pip install 'metrixkit[video]'.") from error
     return av
 
 
-def _open(av: ModuleType, path: str) -> Any:
+def _open(av: ModuleType, path: str) -> tuple[Any, Any]:
+    """Return an open container and its first stream of moving pictures; cover art of a song is a still, and none."""
     container = av.open(path)
-    if not container.streams.video:
+    still = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & still]
+    if not streams:
+        covers = len(container.streams.video)
         container.close()
-        raise InputError(f"{path}: holds no video stream, or is cut short.")
+        raise InputError(
+            f"{path}: holds no video stream" + (" but a still picture (cover art)." if covers else ", or is cut short.")
+        )
     # One thread a video: loader workers share the cores, and the order of errors does not depend on timing.
-    container.streams.video[0].codec_context.thread_count = 1
-    return container
+    streams[0].codec_context.thread_count = 1
+    return container, streams[0]
 
 
 def _timeline(av: ModuleType, path: str) -> tuple[NDArray[np.float64], list[int] | None, list[int]]:
@@ -148,8 +155,8 @@ def _timeline(av: ModuleType, path: str) -> tuple[NDArray[np.float64], list[int]
     The packets are read, not decoded. Where they lack stamps (raw streams), or carry the order of decoding instead
     (AVI), everything is decoded once and the stamps are None.
     """
-    with _open(av, path) as container:
-        stream = container.streams.video[0]
+    container, stream = _open(av, path)
+    with container:
         packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
         stamps = sorted({packet.pts for packet in packets if packet.pts is not None})
         keys = sorted({packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None})
@@ -161,8 +168,8 @@ def _timeline(av: ModuleType, path: str) -> tuple[NDArray[np.float64], list[int]
             raise InputError(f"{path}: is cut short, {len(packets)} of {declared} frames are there.")
     if complete:
         return (np.array(stamps) - stamps[0]) * unit, stamps, keys
-    with _open(av, path) as container:
-        stream = container.streams.video[0]
+    container, stream = _open(av, path)
+    with container:
         rate = float(stream.average_rate or 25)
         seen = [frame.time for frame in container.decode(stream)]
     if not seen:
@@ -175,8 +182,8 @@ def _decode(
     av: ModuleType, path: str, needed: NDArray[np.int64], stamps: list[int] | None, keys: list[int]
 ) -> Iterator[tuple[int, Tensor]]:
     """Decode the frames with these ascending indices; skips from key frame to key frame where that saves much."""
-    with _open(av, path) as container:
-        stream = container.streams.video[0]
+    container, stream = _open(av, path)
+    with container:
         if stamps is None:
             wanted = set(needed.tolist())
             for index, frame in enumerate(container.decode(stream)):

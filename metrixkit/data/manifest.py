@@ -35,6 +35,7 @@ class Manifest:
             "validation")). "query" searches "gallery"; any other split that is not named searches itself.
         held_out: What was taken out of training as the split "validation": "classes", "images", or "" where the data
             set came with one, or has none.
+        passed_over: Names of files and folders beside the items that no item was made of, by reason.
 
     Raises:
         InputError: No items, a missing column, a column that does not hold strings, an id given twice, an empty
@@ -51,6 +52,7 @@ class Manifest:
     absent: tuple[str, ...] = ()
     searches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     held_out: str = ""
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = f"data set {self.name!r} ({self.root})"

@@ -15,6 +15,7 @@ from metrixkit import config as configs
 from metrixkit.data.cache import CachedDecode, default_short_side
 from metrixkit.data.decode import decode as plain_decode
 from metrixkit.data.held_out import with_validation
+from metrixkit.data.image_files import told
 from metrixkit.data.loader import default_workers, train_loader
 from metrixkit.data.manifest import Manifest
 from metrixkit.data.transforms import eval_transform, eval_transform_config
@@ -109,6 +110,7 @@ class ImageJob(FromTask):
         return [
             f"data: {self.data}, split {self.split} ({counts} images)"
             + (f"; {self.manifest.dropped} listed images dropped" if self.manifest.dropped else ""),
+            *filter(None, [told(self.manifest.passed_over)]),
             parameters_line(
                 self.method, self.config["model"].get("backbone", self.config["model"]["name"]), self.fabric
             ),

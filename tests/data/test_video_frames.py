@@ -177,6 +177,45 @@ def test_sound_alone_is_no_video(tmp_path):
         read_frames(path)
 
 
+def test_cover_art_is_no_video(tmp_path):
+    """Beside sound it is the only "video stream" of a song; beside a clip it may be the first one."""
+
+    def write(path: Path, moving: bool) -> None:
+        with av.open(str(path), "w") as container:
+            cover = container.add_stream("mjpeg", rate=1)
+            cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+            cover.disposition = av.stream.Disposition.attached_pic
+            clip = container.add_stream("mpeg4", rate=4) if moving else None
+            if clip is not None:
+                clip.width, clip.height, clip.pix_fmt = 32, 32, "yuv420p"
+            sound = container.add_stream("aac", rate=16000, layout="mono")
+            still = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 250, np.uint8)).reformat(format="yuvj420p")
+            still.pts = 0
+            for packet in (*cover.encode(still), *cover.encode(None)):
+                container.mux(packet)
+            if clip is not None:
+                for _ in range(8):
+                    for packet in clip.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 40, np.uint8))):
+                        container.mux(packet)
+                for packet in clip.encode(None):
+                    container.mux(packet)
+            for i in range(8):
+                tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                tone.rate, tone.pts = 16000, 1024 * i
+                for packet in sound.encode(tone):
+                    container.mux(packet)
+            for packet in sound.encode(None):
+                container.mux(packet)
+
+    write(tmp_path / "song.mp4", moving=False)
+    with pytest.raises(InputError, match="no video stream but a still picture"):
+        read_frames(tmp_path / "song.mp4")
+    write(tmp_path / "clip.mp4", moving=True)
+    clip = read_frames(tmp_path / "clip.mp4", count=8, size=None)
+    assert len(clip.frames) == 8
+    assert clip.frames.float().mean() < 60
+
+
 def test_rows_of_arrays_are_clips(tmp_path):
     clips = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "c.npy", clips)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +12,11 @@ import pandas as pd
 
 from metrixkit.data.files import OnMissing, settle_missing
 from metrixkit.data.held_out import share_of_each_class
+from metrixkit.data.image_files import SUFFIXES, scan_images, told
 from metrixkit.data.listed_paths import locate_listed
 from metrixkit.data.manifest import Manifest, split_classes
 from metrixkit.data.tables import SPLIT_WORDS, column, read_table, split_cells
 from metrixkit.errors import InputError, did_you_mean
-
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
-)
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,25 @@ class Columns:
 
 _DEFAULT_COLUMNS = Columns()
 DIVIDED = ("classes", "photos")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images as a folder or a table sorts them.
+
+    Attributes:
+        items: Rows with id, path, label and, only where it is given, split; all text.
+        root: Where they were read from.
+        where: The same in words, for messages.
+        passed_over: Names beside the images that were left out, by reason; see ``metrixkit.data.image_files``.
+        absent: Images that are missing or broken and were left out, a line each.
+    """
+
+    items: pd.DataFrame
+    root: Path
+    where: str
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
 
 
 class Images:
@@ -104,30 +120,60 @@ class Images:
             InputError: Nothing is found, a column is wrong, a cell is empty, ids repeat, two labels are one name in
                 two spellings, a split is unknown, classes cannot be divided, or files are missing.
         """
-        items, root, where = self._from_folders() if self.table is None else self._from_table()
-        if self.similar_names == "error":
-            _refuse_similar(sorted(set(items["label"])), where)
-        items, absent = settle_missing(items, self.on_missing, self.verify, where, root)
-        if "split" in items.columns:
-            if self.test_share is not None:
-                raise InputError(
-                    f"{where}: data.test_share divides classes, and the splits are given here; leave it out."
-                )
-            split_name = "given" if self.split == "classes" else "given-known-classes"
+        found = self.find()
+        if "split" in found.items.columns:
+            items, split_name = found.items, "given" if self.split == "classes" else "given-known-classes"
         else:
-            items["split"], split_name = self._divide(items, where)
+            items, split_name = self.divide(found)
         lonely = {"query": "gallery", "gallery": "query"}
         for split, other in lonely.items():
             if split in set(items["split"]) and other not in set(items["split"]):
-                raise InputError(f"{where}: there is a split {split!r} and none called {other!r}; they come together.")
-        searches = {"test": ("train", "validation")} if self.split == "photos" else {}
-        return Manifest("images", split_name, items, root, len(absent), absent=absent, searches=searches)
+                raise InputError(
+                    f"{found.where}: there is a split {split!r} and none called {other!r}; they come together."
+                )
+        return Manifest(
+            "images",
+            split_name,
+            items,
+            found.root,
+            len(found.absent),
+            absent=found.absent,
+            searches={"test": ("train", "validation")} if self.split == "photos" else {},
+            passed_over=found.passed_over,
+        )
 
-    def _divide(self, items: pd.DataFrame, where: str) -> tuple[list[str], str]:
-        """Return the split of each item where none is given, and what that division is called."""
-        ids, labels = items["id"].tolist(), items["label"].tolist()
+    def find(self, loose: bool = False) -> Found:
+        """Return the images as they are sorted, classes not divided where no split is given.
+
+        Args:
+            loose: Also take images that nobody gave a label (they lie in no class folder, or in a table without one);
+                theirs is "".
+
+        Raises:
+            InputError: As :meth:`read`, but for what is said of splits.
+        """
+        found = self._from_folders(loose) if self.table is None else self._from_table(loose)
+        if self.similar_names == "error":
+            _refuse_similar(sorted(set(found.items["label"])), found.where)
+        if "split" in found.items.columns and self.test_share is not None:
+            raise InputError(
+                f"{found.where}: data.test_share divides classes, and the splits are given here; leave it out."
+            )
+        items, absent = settle_missing(found.items, self.on_missing, self.verify, found.where, found.root)
+        return replace(found, items=items, absent=absent)
+
+    def divide(self, found: Found) -> tuple[pd.DataFrame, str]:
+        """Return the items with a column ``split`` where none is given, and what that division is called.
+
+        Raises:
+            InputError: The classes cannot be divided so.
+        """
+        splits, name = self._splits(found.items["id"].tolist(), found.items["label"].tolist(), found.where)
+        return found.items.assign(split=splits), name
+
+    def _splits(self, ids: list[str], labels: list[str], where: str) -> tuple[list[str], str]:
         if self.test_share == 0:
-            return ["train"] * len(items), "all-train"
+            return ["train"] * len(ids), "all-train"
         if self.split == "classes":
             share = 0.5 if self.test_share is None else self.test_share
             chosen = split_classes(labels, share, self.seed, where=where)
@@ -143,13 +189,13 @@ class Images:
         splits = ["test" if identity in test else "train" for identity in ids]
         return splits, f"known-classes-share{share:g}-seed{self.seed}"
 
-    def _from_folders(self) -> tuple[pd.DataFrame, Path, str]:
+    def _from_folders(self, loose: bool) -> Found:
         root = Path(str(self.root)).expanduser()
         where = f"images below {root}"
         if not root.is_dir():
             raise InputError(f"images: data.root={self.root} is not a folder (looked at {root.absolute()}).")
-        found = image_files(root)
-        below = [path.relative_to(root).parts for path in found]
+        scan = scan_images(root)
+        below = [name.split("/") for name in scan.images]
         # Folders without an image in them (notes, annotations) say nothing of how images are sorted.
         top = sorted({parts[0] for parts in below if len(parts) > 1})
         named = [name for name in top if name.lower() in SPLIT_WORDS]
@@ -162,31 +208,37 @@ class Images:
                 "it holds images. Move it elsewhere, or, if all of them are classes, name them by a table (data.table)."
             )
         rows = []
-        for path in found:
-            parts = path.relative_to(root).parts
+        for name, parts in zip(scan.images, below, strict=True):
             folders = parts[1:-1] if splits else parts[:-1]
-            if not folders:
+            if not folders and not loose:
                 raise InputError(
-                    f"{where}: {path} lies in no class folder; expected one folder per class, such as "
-                    f"{root / 'NAME' / path.name}, or a table (data.table)."
+                    f"{where}: {root / name} lies in no class folder; expected one folder per class, such as "
+                    f"{root / 'NAME' / parts[-1]}, or a table (data.table)."
                 )
-            rows.append(("/".join(parts), str(path), "/".join(folders), SPLIT_WORDS.get(parts[0].lower(), "")))
+            split = SPLIT_WORDS[parts[0].lower()] if splits and len(parts) > 1 else ""
+            rows.append((name, str(root / name), "/".join(folders), split))
         if not rows:
-            raise InputError(f"{where}: empty, no file ends in {', '.join(sorted(SUFFIXES))}.")
+            line = told(scan.passed_over)
+            raise InputError(
+                f"{where}: empty, no file ends in {', '.join(sorted(SUFFIXES))}" + (f"; {line}." if line else ".")
+            )
         items = pd.DataFrame(rows, columns=["id", "path", "label", "split"], dtype="str")
-        return (items if splits else items.drop(columns="split")), root, where
+        passed = {reason: tuple(names) for reason, names in scan.passed_over.items()}
+        return Found(items if splits else items.drop(columns="split"), root, where, passed)
 
-    def _from_table(self) -> tuple[pd.DataFrame, Path, str]:
+    def _from_table(self, loose: bool) -> Found:
         given = Path(str(self.table)).expanduser()
         below = Path(self.root).expanduser() / given if self.root is not None else given
         file = given if given.is_file() or not below.is_file() else below
         root = Path(self.root).expanduser() if self.root is not None else file.parent
         table, names = read_table(file, self.separator), self.columns
         paths = column(table, names.path, file, "data.columns.path")
+        # A table without labels can be embedded, though nothing can be trained on it.
+        unlabelled = loose and names.label == _DEFAULT_COLUMNS.label and names.label not in table.columns
         columns = {
             "id": paths if names.id is None else column(table, names.id, file, "data.columns.id"),
             "path": locate_listed(root, paths),
-            "label": column(table, names.label, file, "data.columns.label"),
+            "label": [""] * len(paths) if unlabelled else column(table, names.label, file, "data.columns.label"),
         }
         if names.split is not None or "split" in table.columns:
             columns["split"] = split_cells(column(table, names.split or "split", file, "data.columns.split"), file)
@@ -203,27 +255,7 @@ class Images:
                     else "Ids must be unique."
                 )
             )
-        return items, root, str(file)
-
-
-def image_files(root: Path) -> list[Path]:
-    """Return the image files below a folder, hidden ones left out, links to folders followed."""
-    found, visited = [], set()
-    # Links are followed, since photographs often lie elsewhere; a link to a folder above would never end.
-    for folder, below, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:
-            below.clear()
-            continue
-        visited.add(real)
-        below[:] = sorted(name for name in below if not _hidden(name))
-        names = sorted(name for name in files if not _hidden(name) and Path(name).suffix.lower() in SUFFIXES)
-        found += [Path(folder) / name for name in names]
-    return found
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+        return Found(items, root, str(file))
 
 
 def _refuse_similar(labels: list[str], where: str) -> None:
@@ -234,7 +266,13 @@ def _refuse_similar(labels: list[str], where: str) -> None:
         plain = "/".join(part.strip() for part in plain.split("/"))
         other = seen.setdefault(plain, label)
         if other != label:
+            alike = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", label)
+            shown = (
+                f"{other!r} and {label!r} (they look alike and differ in Unicode form: {other!a}, {label!a})"
+                if alike
+                else f"{other!r} and {label!r}"
+            )
             raise InputError(
-                f"{where}: the classes {other!r} and {label!r} bear one name in two spellings. Rename one, or, if they "
-                "are two classes, set data.similar_names=keep."
+                f"{where}: the classes {shown} bear one name in two spellings. Rename one, or, if they are two "
+                "classes, set data.similar_names=keep."
             )

@@ -171,12 +171,15 @@ def resolve_sections(raw: Mapping[str, Any], sections: Sequence[str]) -> dict[st
         if key not in sections:
             raise InputError(f"{key} does not apply here; what does: {', '.join(sections)}.{_anywhere(key)}")
     fixed = fields_of(Experiment)
-    return {
-        key: check_value(raw.get(key, plain(fixed[key].default)), fixed[key].annotation, key)
-        if key in fixed
-        else check_node(raw.get(key) or {}, FAMILIES, key, key)
-        for key in sections
-    }
+    found: dict[str, Any] = {}
+    for key in sections:
+        if key not in fixed:
+            found[key] = check_node(raw.get(key) or {}, FAMILIES, key, key)
+            continue
+        kind = _section(raw, key)
+        default = fixed[key].default if kind is fixed[key].annotation else kind()
+        found[key] = check_value(raw.get(key, plain(default)), kind, key)
+    return found
 
 
 def resolve(raw: Mapping[str, Any]) -> dict[str, Any]:

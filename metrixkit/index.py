@@ -1,6 +1,6 @@
 """An index of embeddings that answers queries: ``python -m metrixkit.index VERB ...``.
 
-  build MODEL SOURCE... --out DIR    embed images and index them; or --embeddings E.npy --table T.csv
+  build MODEL [SOURCE...] --out DIR  embed images and index them; or --embeddings E.npy --table T.csv
   add DIR SOURCE...                  embed further images with the index's model; or --embeddings
   remove DIR --ids A,B               take items out
   search DIR QUERY...                nearest items of images or folders; or --text, --video, or --embeddings
@@ -9,8 +9,10 @@
   tune DIR                           kinds of index measured on its vectors; or --embeddings
   duplicates RUN                     near-duplicates and doubtful labels of a data set; or --embeddings
 
-MODEL is a run folder, a model folder or a hub name; SOURCE a folder, image files, or data=NAME with data.key=value. A
-model of texts and videos indexes videos instead of images, and is searched by --text "..." and --video FILE.
+MODEL is a run folder, a model folder or a hub name; SOURCE folders, tables (products.csv) or image files, or data=NAME
+with data.key=value, labelled and split as train and check see them; without SOURCE the run's own data, of which the
+splits that are searched are taken (test, or query and gallery; --split chooses others). A model of texts and videos
+indexes videos instead of images, and is searched by --text "..." and --video FILE.
 Each change is a new version of DIR that appears whole; the version before stays. ``VERB --help`` tells more.
 """
 
@@ -52,7 +54,12 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     if verb == "build":
         add("model", nargs="?", help="a run folder, a model folder or a hub name; not with --embeddings")
-        add("source", nargs="*", help="folders and image files, or data=NAME and data.key=value")
+        add("source", nargs="*", help="folders, tables, image files, or data=NAME with data.key=value; none: RUN's own")
+        add(
+            "--split",
+            metavar="A[,B]",
+            help="splits, or all; default all of a SOURCE, test or query,gallery of RUN's own",
+        )
         add("--out", required=True, metavar="DIR", help="a new folder, or an index, which gets a new version")
         add("--factory", default="auto", help="kind of index, such as Flat, IVF1024,SQ8, HNSW32; default auto")
         add("--metric", default="cosine", help="cosine (default), dot or euclidean")
@@ -68,7 +75,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     else:
         add("folder", nargs="?" if verb == "tune" else None, metavar="DIR", help="the index")
     if verb == "add":
-        add("source", nargs="*", help="folders and image files, or data=NAME and data.key=value")
+        add("source", nargs="*", help="folders, tables and image files, or data=NAME and data.key=value")
         add("--replace", action="store_true", help="give new vectors to ids that are there already")
     if verb == "remove":
         add("--ids", metavar="A,B", help="ids, with commas between them")

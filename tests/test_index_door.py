@@ -299,11 +299,11 @@ def test_a_killed_build_goes_on(door: Door, models, photos, tmp_path, monkeypatc
     made: list[int] = []
     original = shards._embed
 
-    def counted(embedder, items, batch_size, bar):
+    def counted(embedder, items, *rest):
         made.append(len(items))
         if len(made) == 3:
             raise KeyboardInterrupt
-        return original(embedder, items, batch_size, bar)
+        return original(embedder, items, *rest)
 
     monkeypatch.setattr(shards, "_embed", counted)
     words = ["build", models["own"], photos, "--out", tmp_path / "ix"]

@@ -8,34 +8,37 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metrixkit import config as configs
-from metrixkit.config import build
+from metrixkit import source as sources
 from metrixkit.data.loader import default_workers
-from metrixkit.data.sets.images import SUFFIXES, image_files
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
-from metrixkit.families import allow_code
 from metrixkit.files import check_folder, replacing, write_json, write_text
 from metrixkit.inference import default_device, embed_items
 
-COLUMNS = ("id", "path", "label", "split")
 GROUP = 16_384  # rows of a parquet row group: what a reader holds at a time
 
 
 def embed_to_folder(
-    model: str, source: Sequence[str], out: str | Path, batch_size: int = 128, parquet: bool = False
-) -> tuple[int, int]:
+    model: str,
+    source: Sequence[str],
+    out: str | Path,
+    batch_size: int = 128,
+    parquet: bool = False,
+    splits: str | None = None,
+) -> tuple[int, int, tuple[str, ...]]:
     """Embed images and write ``embeddings.npy``, ``table.csv`` and ``embeddings.json`` (which model made them).
 
     Args:
         model: A run folder, a model folder, or a hub name.
-        source: Folders and image files, or ``data=NAME`` and further ``data.key=value``.
+        source: Folders, tables and image files, ``data=NAME`` and further ``data.key=value``, or nothing for the
+            run's own data; see :func:`metrixkit.source.read`.
         out: Folder to write into.
         batch_size: Images a forward call.
         parquet: Also write ``embeddings.parquet``, see :func:`write_parquet`.
+        splits: Which of them, as there.
 
     Returns:
-        The number of embeddings and their dimension.
+        The number of embeddings, their dimension, and lines on what was read.
 
     Raises:
         InputError: No model, no images, a broken image, a folder that cannot be written, or parquet without pyarrow.
@@ -43,7 +46,8 @@ def embed_to_folder(
     if parquet:
         _pyarrow()  # before the work, not after it
     target = check_folder(out, "--out")
-    items = read_source(source)
+    found = sources.read(source, model, splits)
+    items = found.items
     embedder = load_image_model(model, default_device())
     vectors = embed_items(
         embedder.encoder,
@@ -51,6 +55,7 @@ def embed_to_folder(
         embedder.transform,
         batch_size=batch_size,
         workers=min(default_workers(), len(items) // 256),
+        decode=found.decode(embedder.encoder.image_size),
     ).numpy()
     with replacing(target / "embeddings.npy") as file:
         np.save(file, vectors)
@@ -61,7 +66,7 @@ def embed_to_folder(
         target / "embeddings.json",
         {"model": str(model), "fingerprint": embedder.fingerprint, "shape": list(vectors.shape)},
     )
-    return len(vectors), int(vectors.shape[1])
+    return len(vectors), int(vectors.shape[1]), found.said
 
 
 def write_parquet(path: str | Path, items: pd.DataFrame, vectors: np.ndarray) -> None:
@@ -105,49 +110,5 @@ def _pyarrow() -> tuple:
 
 
 def read_source(source: Sequence[str]) -> pd.DataFrame:
-    """Return the items a door was pointed to: rows with id, path, label and split.
-
-    Args:
-        source: Folders and image files, or ``data=NAME`` and further ``data.key=value``.
-
-    Raises:
-        InputError: Both kinds, nothing there, or settings that the data set refuses.
-    """
-    settings = [text for text in source if text.startswith(("data=", "data."))]
-    if settings and len(settings) < len(source):
-        raise InputError("give either folders and files or data=NAME with its settings, not both.")
-    return _of_data(settings) if settings else list_images(source)
-
-
-def _of_data(settings: Sequence[str]) -> pd.DataFrame:
-    raw: dict = {}
-    for setting in settings:
-        configs.apply_override(raw, setting)
-    with allow_code(configs.typed_names(settings)):
-        return build(configs.resolve_sections(raw, ("data",)), "data").read().items  # type: ignore[no-any-return]
-
-
-def list_images(source: Sequence[str]) -> pd.DataFrame:
-    """Return id, path, label and split of image files and of all images below folders, in sorted order.
-
-    The id is the path below the folder it was found in, the label the name of the folder the image lies in.
-
-    Raises:
-        InputError: Nothing goes by that name, or there is no image.
-    """
-    rows: list[tuple[str, str, str, str]] = []
-    for text in source:
-        root = Path(text)
-        if root.is_dir():
-            found = sorted(image_files(root))
-            rows += [(path.relative_to(root).as_posix(), str(path), path.parent.name, "test") for path in found]
-        elif root.is_file():
-            rows.append((root.name, str(root), root.parent.name, "test"))
-        else:
-            raise InputError(f"no file or folder at {text}.")
-    if not rows:
-        raise InputError(f"no images in {', '.join(source)}: looked for {', '.join(sorted(SUFFIXES))}.")
-    items = pd.DataFrame(rows, columns=list(COLUMNS))
-    twice = items["id"].duplicated(keep=False)
-    items.loc[twice, "id"] = items.loc[twice, "path"]
-    return items
+    """Return the rows (id, path, label, split) of the images that :func:`metrixkit.source.read` finds."""
+    return sources.read(source).items

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from metrixkit.embedding.folder import read_source
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
 from metrixkit.indexing import items as kept
@@ -18,11 +17,17 @@ from metrixkit.indexing.kind import Kind
 from metrixkit.indexing.merge import build_from_shards
 from metrixkit.indexing.shards import embed_shards, own_device, processes
 from metrixkit.retrieval.index import RetrievalIndex
+from metrixkit.source import read
 
 
 def build_from_images(
-    model: str, source: Sequence[str], out: str | Path, kind: Kind, batch_size: int = 128
-) -> RetrievalIndex | None:
+    model: str,
+    source: Sequence[str],
+    out: str | Path,
+    kind: Kind,
+    batch_size: int = 128,
+    splits: str | None = None,
+) -> tuple[RetrievalIndex | None, tuple[str, ...]]:
     """Embed images and build an index of them; under torchrun each process embeds its share.
 
     Embeddings go to shards in ``.OUT.building`` beside OUT, so a killed build goes on where it was when the same
@@ -30,13 +35,14 @@ def build_from_images(
 
     Args:
         model: A run folder, a model folder, or a hub name.
-        source: As ``metrixkit embed`` takes it.
+        source: As ``metrixkit embed`` takes it; nothing for the run's own data.
         out: The index's folder: new, empty, or an index, which gets a new version.
         kind: What to build.
         batch_size: Images a forward call.
+        splits: Which splits, as ``metrixkit embed`` takes them.
 
     Returns:
-        The index, saved; None in every process but the first.
+        The index, saved (None in every process but the first), and lines on what was read.
 
     Raises:
         InputError: No model, no images, a broken image, a kind that does not fit, or a folder that cannot be written.
@@ -44,16 +50,17 @@ def build_from_images(
     out = Path(out)
     refuse_foreign(out)
     with processes():
-        items = read_source(source)
+        found = read(source, model, splits)
+        items = found.items
         embedder = load_image_model(model, own_device())
         work = out.absolute().with_name(f".{out.absolute().name}.building")
-        embed_shards(embedder, items, work, batch_size)
+        embed_shards(embedder, items, work, batch_size, found.decode(embedder.encoder.image_size))
         index = build_from_shards(items, work, embedder.embedding_dim, kind, embedder.fingerprint, _place(model))
         if index is None:
-            return None
+            return None, ()
         _publish(index, out, items)
         shutil.rmtree(work, ignore_errors=True)
-        return RetrievalIndex.load(out, verify=False)
+        return RetrievalIndex.load(out, verify=False), found.said
 
 
 def build_from_embeddings(given: Given, out: str | Path, kind: Kind) -> RetrievalIndex:
@@ -94,7 +101,7 @@ def add(folder: str | Path, given: Given, replace: bool = False) -> tuple[Retrie
     index = RetrievalIndex.load(folder)
     note = refuse_other_model(index.model_fingerprint, given.fingerprint, str(folder))
     known = given.items["id"].isin(set(index.ids.tolist())).to_numpy()
-    said = [note] if note else []
+    said = [*given.said, *([note] if note else [])]
     if replace and known.any():
         labels = None if index.labels is None or given.labels is None else given.items["label"][known].tolist()
         index.update(given.vectors[known], given.items["id"][known].tolist(), labels)

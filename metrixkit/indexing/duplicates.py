@@ -16,10 +16,9 @@ from metrixkit.errors import InputError
 from metrixkit.files import write_text
 from metrixkit.indexing.inputs import Given
 from metrixkit.inference import default_device, embed_items
-from metrixkit.jobs.images import make_decode, read_data
 from metrixkit.retrieval import doubtful_labels, near_duplicates
+from metrixkit.source import make_decode, read_data, run_config
 
-SECTIONS = ("seed", "data", "loader", "evaluation")
 SHOWN = 10
 
 
@@ -35,12 +34,7 @@ def from_run(run: str, overrides: Sequence[str] = ()) -> Given:
     """
     if not (Path(run) / saved_runs.CONFIG).is_file():
         raise InputError(f"{run} is no run folder (it has no config.yaml). Give one, or --embeddings and --table.")
-    saved = saved_runs.read(run)
-    raw = saved.sections(SECTIONS)
-    for override in overrides:
-        configs.apply_override(raw, override)
-    with saved.reading(overrides):
-        config = configs.resolve_sections(raw, SECTIONS)
+    with run_config(run, overrides) as config:
         embedder = load_image_model(run, default_device())
         items = read_data(config).items
     workers = configs.settings(config, "loader").workers

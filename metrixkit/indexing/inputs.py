@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.data.tables import column, read_table
-from metrixkit.embedding.folder import read_source
 from metrixkit.embedding.images import EmbeddingModel, load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
@@ -19,6 +18,7 @@ from metrixkit.families import folders_trusted
 from metrixkit.indexing.shards import own_device
 from metrixkit.inference import embed_items
 from metrixkit.judging.labelled import read_array
+from metrixkit.source import read
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class Given:
         vectors: (N, d) numbers, perhaps a memory map.
         fingerprint: Of the model they come from, or None where that is not known.
         model: Where that model lies, or None.
+        said: Lines for people on where the items come from.
     """
 
     items: pd.DataFrame
     vectors: np.ndarray
     fingerprint: str | None = None
     model: str | None = None
+    said: tuple[str, ...] = ()
 
     @property
     def ids(self) -> list[str]:
@@ -92,14 +94,14 @@ def from_images(source: Sequence[str], model: EmbeddingModel, where: str, batch_
     """Embed images at once, in memory.
 
     Args:
-        source: As :func:`~metrixkit.embedding.folder.read_source`.
+        source: As :func:`metrixkit.source.read` takes it; at least one word.
         model: What embeds them.
         where: Where it was loaded from.
         batch_size: Images a forward call.
     """
-    items = read_source(source)
-    vectors = embed_items(model.encoder, items, model.transform, batch_size=batch_size).numpy()
-    return Given(items, vectors, model.fingerprint, where)
+    found = read(source, where)
+    vectors = embed_items(model.encoder, found.items, model.transform, batch_size=batch_size).numpy()
+    return Given(found.items, vectors, model.fingerprint, where, found.said)
 
 
 def open_model(where: str | None, remembered: object, folder: str) -> tuple[EmbeddingModel | PairEmbeddingModel, str]:

@@ -7,16 +7,19 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from tqdm import tqdm
 
+from metrixkit.data.decode import decode as decode_file
 from metrixkit.data.loader import default_workers, eval_loader
 from metrixkit.distributed import rank, world_size
 from metrixkit.embedding.images import EmbeddingModel
@@ -63,7 +66,13 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def embed_shards(embedder: EmbeddingModel, items: pd.DataFrame, folder: Path, batch_size: int = 128) -> None:
+def embed_shards(
+    embedder: EmbeddingModel,
+    items: pd.DataFrame,
+    folder: Path,
+    batch_size: int = 128,
+    decode: Callable[[Any], Tensor] = decode_file,
+) -> None:
     """Embed items into ``shard-00000.npy``, ...: what is there already from a build of the same is not made again.
 
     Process r of w embeds the shards r, r + w, ..., so a build may continue with another number of processes.
@@ -73,6 +82,7 @@ def embed_shards(embedder: EmbeddingModel, items: pd.DataFrame, folder: Path, ba
         items: Rows with id, path and label, the same in all processes.
         folder: Seen by all processes; made if needed. Shards of other items or another model are deleted.
         batch_size: Images a forward call.
+        decode: Reads an image from its path.
 
     Raises:
         InputError: A broken image, or a folder that cannot be written.
@@ -89,7 +99,7 @@ def embed_shards(embedder: EmbeddingModel, items: pd.DataFrame, folder: Path, ba
     with tqdm(total=count, desc="embedding", disable=quiet, leave=False, dynamic_ncols=True) as bar:
         for number in todo:
             part = items.iloc[number * SHARD : (number + 1) * SHARD].reset_index(drop=True)
-            rows = _embed(embedder, part, batch_size, bar)
+            rows = _embed(embedder, part, batch_size, bar, decode)
             with replacing(_shard(folder, number)) as file:
                 np.save(file, rows)
     wait_for_all()
@@ -119,12 +129,14 @@ def _join(folder: Path, count: int, target: Path) -> None:
 
 
 @torch.no_grad()
-def _embed(embedder: EmbeddingModel, items: pd.DataFrame, batch_size: int, bar: tqdm) -> np.ndarray:
+def _embed(
+    embedder: EmbeddingModel, items: pd.DataFrame, batch_size: int, bar: tqdm, decode: Callable[[Any], Tensor]
+) -> np.ndarray:
     workers = min(default_workers(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))), len(items) // 256)
     rows = np.empty((len(items), embedder.embedding_dim), dtype=np.float32)
     start = 0
     with evaluating(embedder.encoder):
-        for batch in eval_loader(items, embedder.transform, batch_size=batch_size, workers=workers):
+        for batch in eval_loader(items, embedder.transform, batch_size=batch_size, workers=workers, decode=decode):
             vectors = embedder.encoder(batch.views[0].to(embedder.device, non_blocking=True)).float().cpu().numpy()
             rows[start : start + len(vectors)] = vectors
             start += len(vectors)

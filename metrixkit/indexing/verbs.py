@@ -27,23 +27,29 @@ CLIPS = 32  # clips a forward call at most: a clip is many images
 
 def build(options: argparse.Namespace) -> list[str]:
     """Build an index of images or of embeddings."""
+    said: tuple[str, ...] = ()
     kind = Kind(options.factory, options.metric, options.memory_budget, options.latency_budget_ms, options.seed)
     if options.embeddings or options.table:
         if options.model:
             raise InputError(f"give either MODEL and SOURCE or --embeddings and --table, not both ({options.model}).")
+        if options.split:
+            raise InputError("--split belongs to MODEL and SOURCE; embeddings are indexed as they are.")
         given = from_files(options.embeddings, options.table, options.label, labelled=False)
         index: RetrievalIndex | None = builds.build_from_embeddings(given, options.out, kind)
-    elif options.model and options.source and kind_of_model(options.model) in PAIR_KINDS:
+    elif options.model and kind_of_model(options.model) in PAIR_KINDS:
         builds.refuse_foreign(Path(options.out))
         model = load_model(options.model, own_device())
         assert isinstance(model, PairEmbeddingModel)  # by its kind
-        given = from_videos(options.source, model, options.model, min(options.batch_size, CLIPS))
+        given = from_videos(options.source, model, options.model, min(options.batch_size, CLIPS), options.split)
+        said = given.said
         index = builds.build_from_embeddings(given, options.out, kind)
-    elif options.model and options.source:
-        index = builds.build_from_images(options.model, options.source, options.out, kind, options.batch_size)
+    elif options.model:
+        index, said = builds.build_from_images(
+            options.model, options.source, options.out, kind, options.batch_size, options.split
+        )
     else:
         raise InputError("what is to be indexed? Give MODEL and SOURCE, or --embeddings E.npy --table T.csv.")
-    return [] if index is None else [_one_line(index, options.out)]
+    return [] if index is None else [*said, _one_line(index, options.out)]
 
 
 def add(options: argparse.Namespace) -> list[str]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from metrixkit import config as configs
-from metrixkit.data.cache import CachedDecode, default_short_side
-from metrixkit.data.decode import decode as plain_decode
-from metrixkit.data.held_out import with_validation
 from metrixkit.data.image_files import told
 from metrixkit.data.loader import default_workers, train_loader
 from metrixkit.data.manifest import Manifest
@@ -29,44 +26,18 @@ from metrixkit.kinds import TASK
 from metrixkit.mixing.mixer import save_mixer
 from metrixkit.models import Classifier, ImageEncoder, export_backbone, save_classifier, save_model
 from metrixkit.retrieval import save_predictions
+from metrixkit.source import make_decode, read_data
 from metrixkit.tasks import (
     TASKS,
     Classification,
-    ClassificationSettings,
     Retrieval,
     SelfSupervised,
-    SelfSupervisedSettings,
 )
-from metrixkit.tasks.self_supervised import hold_out
 from metrixkit.training.run import RunFolder
 
 log = logging.getLogger(__name__)
 
 LIBRARIES = ("torchvision/", "timm/")  # whose layout a backbone can be exported in
-
-
-def read_data(config: Mapping[str, Any]) -> Manifest:
-    """Read the data set and hold out what selects the best epoch: classes, or images where tests share classes."""
-    manifest = configs.build(config, "data").read()
-    if not isinstance(manifest, Manifest):
-        raise InputError(
-            f"data={config['data']['name']} holds no images, and task={config.get('task', 'retrieval')} needs them. "
-            "Pairs of captions and videos are for task=crossmodal, ratings for task=recommendation."
-        )
-    evaluation = configs.settings(config, "evaluation")
-    if isinstance(evaluation, SelfSupervisedSettings | ClassificationSettings):
-        return hold_out(manifest, evaluation, config["seed"])
-    if evaluation.protocol == "validation" and evaluation.validation > 0 and "train" in manifest.splits:
-        manifest = with_validation(manifest, evaluation.validation, config["seed"])
-    return manifest
-
-
-def make_decode(config: Mapping[str, Any], image_size: int) -> Callable[[Any], Tensor]:
-    """Return how images are read: from their files, or through the cache of resized ones."""
-    loader = configs.settings(config, "loader")
-    if loader.cache is None:
-        return plain_decode
-    return CachedDecode(loader.cache, loader.cache_short_side or default_short_side(image_size))
 
 
 def make_task(

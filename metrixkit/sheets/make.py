@@ -9,12 +9,8 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from metrixkit import config as configs
-from metrixkit import saved_runs
 from metrixkit.data.transforms import Transform, eval_transform
-from metrixkit.embedding.folder import read_source
 from metrixkit.errors import InputError
-from metrixkit.jobs.images import read_data
 from metrixkit.report.markup import write_text
 from metrixkit.report.mask_curve import accuracy_curve, information_curve, mask_curve
 from metrixkit.report.mix_sheet import mix_sheet
@@ -25,6 +21,7 @@ from metrixkit.sheets.mixers import Mixers, check_lambdas
 from metrixkit.sheets.models import RunModels, load_run
 from metrixkit.sheets.pairs import Rows, choose_pairs, read_images, read_pairs, ring_pairs
 from metrixkit.sheets.sheet import Position, blocks
+from metrixkit.source import ALL, read
 
 SHEET_LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CURVE_LAMBDAS = tuple(step / 10 for step in range(11))
@@ -113,23 +110,17 @@ def make(wanted: Wanted, say: Callable[[str], None]) -> None:
 
 def _items(wanted: Wanted) -> tuple[pd.DataFrame, str]:
     """Return the images and what they are called in captions."""
-    if wanted.sources:
-        items = read_source(wanted.sources)
-        told = _called(wanted.sources)
-        if "path" not in items.columns:
-            raise InputError(
-                f"{told} holds no images but {', '.join(items.columns[:4])}; images are what is mixed here."
-            )
-    elif wanted.run is not None and (Path(wanted.run) / "config.yaml").is_file():
-        saved = saved_runs.read(wanted.run)
-        with saved.reading():
-            manifest = read_data(configs.resolve(saved.settings))
-        items, told = manifest.items, manifest.name
-    else:
+    run = wanted.run if wanted.run is not None and (Path(wanted.run) / "config.yaml").is_file() else None
+    if not wanted.sources and run is None:
         raise InputError(
             "no images: name files, a folder or data=NAME; only with the folder of a run may they be left out (its "
             "test split is taken)."
         )
+    named = bool(wanted.sources) and not wanted.sources[0].startswith(("data=", "data."))
+    found = read(wanted.sources, run, ALL)
+    items, told = found.items, _called(wanted.sources) if wanted.sources else found.name
+    if named:  # what a person points to is taken whole
+        return items, told
     if items["split"].nunique() > 1 and (items["split"] == "test").any():
         items, told = items[items["split"] == "test"].reset_index(drop=True), f"{told}, test split"
     return items, told

@@ -220,7 +220,8 @@ class Images:
         if not rows:
             line = told(scan.passed_over)
             raise InputError(
-                f"{where}: empty, no file ends in {', '.join(sorted(SUFFIXES))}" + (f"; {line}." if line else ".")
+                f"no images in {root}: empty, no file ends in {', '.join(sorted(SUFFIXES))}"
+                + (f"; {line}." if line else ".")
             )
         items = pd.DataFrame(rows, columns=["id", "path", "label", "split"], dtype="str")
         passed = {reason: tuple(names) for reason, names in scan.passed_over.items()}

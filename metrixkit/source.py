@@ -109,7 +109,7 @@ def read(words: Sequence[str], run: str | Path | None = None, splits: str | None
         run: The run whose model is used, or None. Folders and tables take over the settings of its data where these
             are images, too: columns, seed and share of the division.
         splits: Names with commas between, or "all"; None takes whole what `words` name, and of a run's own data what
-            is searched: query and gallery, or test (everything where there is neither).
+            is searched: query and gallery, or test and what it searches (everything where there is neither).
 
     Raises:
         InputError: Nothing there, both kinds of source, settings or splits that do not fit, or one file named twice.
@@ -126,7 +126,7 @@ def read(words: Sequence[str], run: str | Path | None = None, splits: str | None
         with run_config(run, settings) as config:
             manifest = read_data(config)
         source = _of_manifest(manifest, config)
-        splits = searched(manifest.splits) if splits is None else splits
+        splits = searched(manifest.splits, manifest.searches) if splits is None else splits
     else:
         raise InputError(
             "which images? Name folders, a table, image files, or data=NAME with data.key=value; only the folder of a "
@@ -144,11 +144,18 @@ def read_manifest(words: Sequence[str]) -> Any:
         return configs.build(configs.resolve_sections(raw, ("data",)), "data").read()
 
 
-def searched(splits: Sequence[str]) -> str:
-    """Return which of these splits are what is searched in the end, with commas between."""
+def searched(splits: Sequence[str], searches: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return which of these splits search or are searched in the end, with commas between.
+
+    Args:
+        splits: Those that have items.
+        searches: Splits that search others, as a manifest tells.
+    """
     if "query" in splits:
         return "query,gallery"
-    return "test" if "test" in splits else ALL
+    if "test" not in splits:
+        return ALL
+    return ",".join(["test", *(split for split in (searches or {}).get("test", ()) if split in splits)])
 
 
 def _told_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "--rerank",
         default="",
         metavar="A[,B]",
-        help="rows after re-ranking: k_reciprocal, alpha_qe; of texts and videos dual_softmax",
+        help="rows after re-ranking: k_reciprocal, k_reciprocal_paper, alpha_qe; of texts and videos dual_softmax",
     )
     parser.add_argument("--index", metavar="DIR", help="also ask this index: recall through faiss, latency of a query")
     parser.add_argument("--factory", metavar="KIND", help="the same with an index built of the gallery (IVF256,SQ8)")

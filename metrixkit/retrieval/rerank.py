@@ -21,7 +21,7 @@ from metrixkit.retrieval.exact.nearest import neighbours
 from metrixkit.retrieval.exact.ranks import RankBlock
 from metrixkit.retrieval.exact.rows import Rows
 from metrixkit.retrieval.exact.setting import Labels, Pair, label_up, pair_up
-from metrixkit.retrieval.k_reciprocal import k_reciprocal, k_reciprocal_blocks
+from metrixkit.retrieval.k_reciprocal import Rule, k_reciprocal, k_reciprocal_blocks
 from metrixkit.retrieval.result import Evaluation
 
 __all__ = [
@@ -36,14 +36,17 @@ __all__ = [
 ]
 
 ASSUMPTIONS = {
-    "k_reciprocal": "After k-reciprocal re-ranking, which sees all queries at once and uses them as one another's "
-    "neighbours.",
+    "k_reciprocal": "After k-reciprocal re-ranking by the released rule (more than two thirds shared), which sees all "
+    "queries at once and uses them as one another's neighbours.",
+    "k_reciprocal_paper": "After k-reciprocal re-ranking by the paper's rule (at least two thirds shared), which sees all "
+    "queries at once and uses them as one another's neighbours.",
     "alpha_qe": "After alpha query expansion, which searches twice: each query is first averaged with its nearest "
     "gallery items, right or wrong.",
     "dual_softmax": "After a dual softmax, which sees all queries at once and lets them compete for each item.",
     "querybank_norm": "After querybank normalisation, which needs a bank of other queries, taken from training.",
 }
-METHODS = ("k_reciprocal", "alpha_qe")  # of embeddings
+METHODS = ("k_reciprocal", "k_reciprocal_paper", "alpha_qe")  # of embeddings
+_RULES: dict[str, Rule] = {"k_reciprocal": "released", "k_reciprocal_paper": "paper"}
 
 
 @torch.no_grad()
@@ -182,7 +185,7 @@ def reranked(
     """Evaluate retrieval after re-ranking, by cosine.
 
     Args:
-        method: "k_reciprocal" or "alpha_qe".
+        method: "k_reciprocal", by the released rule, "k_reciprocal_paper", by the paper's, or "alpha_qe".
         queries: As all the others in :func:`~metrixkit.retrieval.evaluate`.
         query_labels: (Q,).
         gallery: (N, d) or None.
@@ -212,16 +215,18 @@ def reranked(
         measures, clustered = check_names(recall_at, metrics)
         if clustered:
             raise InputError(f"re-ranking changes no clustering: leave out {clustered[0]!r}.")
-        table, values, definitions = summarise(pair, labels, _blocks(pair, labels, **settings), measures)
+        table, values, definitions = summarise(
+            pair, labels, _blocks(pair, labels, _RULES[method], **settings), measures
+        )
         plain = Evaluation(values, count(pair, labels, table, measures), definitions, table)
     kept = {f"rerank/{method}/{name}": value for name, value in plain.items()}
     sentences = {name: f"{ASSUMPTIONS[method]} {plain.definitions[name.split('/', 2)[2]]}" for name in kept}
     return Evaluation(kept, plain.counts, sentences, plain.per_query)
 
 
-def _blocks(pair: Pair, labels: Labels, **settings: Any) -> Iterator[RankBlock]:
+def _blocks(pair: Pair, labels: Labels, rule: Rule, **settings: Any) -> Iterator[RankBlock]:
     codes = torch.from_numpy(labels.gallery_codes)
-    for rows, distances in k_reciprocal_blocks(pair, **settings):
+    for rows, distances in k_reciprocal_blocks(pair, rule=rule, **settings):
         costs = torch.from_numpy(distances)
         own = pair.own[rows]
         costs[torch.from_numpy(np.flatnonzero(own >= 0)), torch.from_numpy(own[own >= 0])] = math.inf

@@ -15,8 +15,11 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def dense(items, asked, there, k1, k2, weight):
-    """k-reciprocal encoding with sets and full matrices; positions `asked` and `there` among all items."""
+def dense(items, asked, there, k1, k2, weight, rule="released"):
+    """k-reciprocal encoding with sets and full matrices; positions `asked` and `there` among all items.
+
+    The released programme lets a set join that shares more than two thirds of itself, the paper from two thirds on.
+    """
     x = unit(items)
     d = np.maximum(2 - 2 * x @ x.T, 0)
     d /= d.max(1, keepdims=True)
@@ -31,7 +34,8 @@ def dense(items, asked, there, k1, k2, weight):
         members = set(own := reciprocal(p, k1))
         for q in own:
             other = reciprocal(q, round(k1 / 2))
-            if len(own & other) >= 2 / 3 * len(other) - 1e-9:
+            spare = 3 * len(own & other) - 2 * len(other)
+            if spare > 0 or (spare == 0 and rule == "paper"):
                 members |= other
         for g in members:
             v[p, g] = np.exp(-d[p, g])
@@ -51,14 +55,43 @@ def make(seed=0, count=60):
     return rng.normal(size=(8, 6))[labels] + 0.9 * rng.normal(size=(count, 6)), labels
 
 
+@pytest.mark.parametrize("rule", ["released", "paper"])
 @pytest.mark.parametrize(("k1", "k2", "weight"), [(10, 4, 0.3), (7, 1, 0.0), (1, 2, 0.5), (200, 3, 0.3)])
-def test_k_reciprocal_is_the_dense_one(monkeypatch, k1, k2, weight):
+def test_k_reciprocal_is_the_dense_one(monkeypatch, k1, k2, weight, rule):
     monkeypatch.setattr(k_reciprocal, "ENTRIES", 60 * 7)  # several blocks
     monkeypatch.setattr(k_reciprocal, "PRODUCTS", 100)
     rows, _ = make()
-    found = rerank.k_reciprocal(rows, k1=k1, k2=k2, weight=weight)
-    expected = dense(rows, range(60), range(60), min(k1, 59), k2, weight)
+    found = rerank.k_reciprocal(rows, k1=k1, k2=k2, weight=weight, rule=rule)
+    expected = dense(rows, range(60), range(60), min(k1, 59), k2, weight, rule)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_released_rule_is_the_default_and_seldom_the_papers():
+    """Two thirds exactly: of 40 batches most hold a set that only the paper's rule lets join."""
+    differ = 0
+    for seed in range(40):
+        rows, _ = make(seed)
+        default = rerank.k_reciprocal(rows, k1=10, k2=4)
+        np.testing.assert_array_equal(default, rerank.k_reciprocal(rows, k1=10, k2=4, rule="released"))
+        differ += not np.allclose(default, rerank.k_reciprocal(rows, k1=10, k2=4, rule="paper"), rtol=0, atol=1e-9)
+    assert differ > 30
+
+
+def test_both_rules_are_evaluated_by_name():
+    rows, labels = make(5, count=90)
+    for method, rule, words in (("k_reciprocal", "released", "more than"), ("k_reciprocal_paper", "paper", "at least")):
+        result = rerank.reranked(method, rows, labels, k1=10, k2=4, metrics=("map@r",))
+        distances = dense(rows, range(90), range(90), 10, 4, 0.3, rule)
+        np.fill_diagonal(distances, np.inf)
+        order = distances.argsort(1)
+        scores = []
+        for q in range(90):
+            count = int((labels == labels[q]).sum()) - 1
+            hits = labels[order[q, :count]] == labels[q]
+            scores.append((hits * hits.cumsum() / np.arange(1, count + 1)).sum() / count)
+        name = f"rerank/{method}/map@r"
+        assert result[name] == pytest.approx(np.mean(scores), abs=1e-12)
+        assert f"{words} two thirds" in result.definitions[name]
 
 
 def test_k_reciprocal_takes_an_item_of_both_sides_once():
@@ -162,6 +195,7 @@ def test_querybank_norm_is_the_definition():
         (lambda: rerank.reranked("k_reciprocl", np.eye(2), [0, 0]), "Did you mean 'k_reciprocal'"),
         (lambda: rerank.reranked("k_reciprocal", np.eye(2), [0, 0], metrics=("nmi",)), "leave out 'nmi'"),
         (lambda: rerank.k_reciprocal(np.eye(3), k1=0), "k1=0"),
+        (lambda: rerank.k_reciprocal(np.eye(3), rule="releasd"), "Did you mean 'released'"),
         (lambda: rerank.k_reciprocal(np.eye(3), weight=2), "weight=2"),
         (lambda: rerank.alpha_query_expansion(np.eye(3), k=-1), "k=-1"),
         (lambda: rerank.dual_softmax([[0.1, -0.2], [-0.3, -0.1]]), "row 1 of the similarity holds no positive value"),

@@ -38,8 +38,8 @@ __all__ = [
 ASSUMPTIONS = {
     "k_reciprocal": "After k-reciprocal re-ranking by the released rule (more than two thirds shared), which sees all "
     "queries at once and uses them as one another's neighbours.",
-    "k_reciprocal_paper": "After k-reciprocal re-ranking by the paper's rule (at least two thirds shared), which sees all "
-    "queries at once and uses them as one another's neighbours.",
+    "k_reciprocal_paper": "After k-reciprocal re-ranking by the paper's rule (at least two thirds shared), which sees "
+    "all queries at once and uses them as one another's neighbours.",
     "alpha_qe": "After alpha query expansion, which searches twice: each query is first averaged with its nearest "
     "gallery items, right or wrong.",
     "dual_softmax": "After a dual softmax, which sees all queries at once and lets them compete for each item.",

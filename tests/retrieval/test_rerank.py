@@ -67,14 +67,14 @@ def test_k_reciprocal_is_the_dense_one(monkeypatch, k1, k2, weight, rule):
 
 
 def test_the_released_rule_is_the_default_and_seldom_the_papers():
-    """Two thirds exactly: of 40 batches most hold a set that only the paper's rule lets join."""
+    """Two thirds exactly: most batches hold a set that only the paper's rule lets join."""
     differ = 0
-    for seed in range(40):
+    for seed in range(8):
         rows, _ = make(seed)
         default = rerank.k_reciprocal(rows, k1=10, k2=4)
         np.testing.assert_array_equal(default, rerank.k_reciprocal(rows, k1=10, k2=4, rule="released"))
         differ += not np.allclose(default, rerank.k_reciprocal(rows, k1=10, k2=4, rule="paper"), rtol=0, atol=1e-9)
-    assert differ > 30
+    assert differ >= 6
 
 
 def test_both_rules_are_evaluated_by_name():

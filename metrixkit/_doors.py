@@ -14,6 +14,7 @@ from metrixkit._interrupts import Interrupts
 from metrixkit._memory import keep_freed_memory
 from metrixkit._streams import flush_or_let_go, open_streams, say_error
 from metrixkit.families import trust_folders
+from metrixkit.visible import VisibleFormatter
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,9 @@ def guarded(verb: str, work: Callable[[], int]) -> int:
         an interrupt, 141 where the reader of standard output has left.
     """
     open_streams()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
     keep_freed_memory()
     interrupts = Interrupts()
     try:

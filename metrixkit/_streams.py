@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from metrixkit.visible import visible
+
 
 def open_streams() -> None:
     """Give closed standard streams somewhere to go, and let them print every character."""
@@ -34,4 +36,4 @@ def flush_or_let_go(stream: TextIO) -> None:
 def say_error(words: str) -> None:
     """Print a line to standard error, if anybody listens."""
     with suppress(OSError, ValueError):
-        print(words, file=sys.stderr, flush=True)
+        print(visible(words), file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ import sys
 from metrixkit._doors import run
 from metrixkit.files import check_file
 from metrixkit.seeds import seed_option
+from metrixkit.visible import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,14 +53,14 @@ def main(argv: list[str] | None = None) -> int:
                 check_file(target, f"--{kind}")  # before the work and not after it
         metrics = None if options.metrics is None else [m.strip() for m in options.metrics.split(",") if m.strip()]
         comparison = compare(options.runs, metrics, options.against, options.force, options.seed)
-        print(as_text(comparison))
+        say(as_text(comparison))
         for kind, write in WRITERS.items():
             if outputs[kind]:
-                print(f"{kind}: {write_text(write(comparison), outputs[kind])}")
+                say(f"{kind}: {write_text(write(comparison), outputs[kind])}")
         if options.plot:
-            print(f"plot: {comparison_plot(comparison, options.plot)}")
+            say(f"plot: {comparison_plot(comparison, options.plot)}")
         if options.html:
-            print(f"page: {comparison_page(comparison, options.html, command())}")
+            say(f"page: {comparison_page(comparison, options.html, command())}")
         return 0
 
     return run("compare", lambda: parser.parse_args(argv), work)

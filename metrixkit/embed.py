@@ -17,6 +17,7 @@ import sys
 
 from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
+from metrixkit.visible import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
                     "of a model of several modalities, embed takes one table, and neither --parquet nor --split."
                 )
             count, dim = embed_table(options.model, options.source[0], options.out, options.batch_size)
-            print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv")
+            say(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv")
             return 0
         count, dim, said = embed_to_folder(
             options.model, options.source, options.out, options.batch_size, options.parquet, options.split
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in said:
             print(line)
         more = f", {options.out}/embeddings.parquet" if options.parquet else ""
-        print(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv{more}")
+        say(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv{more}")
         return 0
 
     return run("embed", lambda: parser.parse_intermixed_args(argv), work)

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 from metrixkit._doors import add_trust, run
+from metrixkit.visible import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,13 +124,13 @@ def main(argv: list[str] | None = None) -> int:
         said, tables, picture = (result.pop(key) for key in ("said", "tables", "picture"))
         # Operating points stand in tables of their own, with their thresholds.
         ranked = {n: v for n, v in result["metrics"].items() if not n.startswith(("verify/", "open_set/"))}
-        print("\n".join([*said, format_table(ranked), *tables]))
+        say("\n".join([*said, format_table(ranked), *tables]))
         if options.out:
             out = Path(options.out)
             write_json(out, result, "--out")
-            print(f"result: {out}")
+            say(f"result: {out}")
             if picture is not None:
-                print(f"curve: {roc_curve(picture, out.with_suffix('.roc.png'))}")
+                say(f"curve: {roc_curve(picture, out.with_suffix('.roc.png'))}")
         return 0
 
     return run("evaluate", parse, work)

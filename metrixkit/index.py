@@ -24,6 +24,7 @@ import sys
 from metrixkit._doors import add_trust, run
 from metrixkit.errors import did_you_mean
 from metrixkit.seeds import seed_option
+from metrixkit.visible import say
 
 VERBS = ("build", "add", "remove", "search", "info", "threshold", "tune", "duplicates")
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         from metrixkit.indexing import verbs
 
         for line in getattr(verbs, verb)(options):
-            print(line)
+            say(line)
         return 0
 
     return run(f"index {verb}", lambda: _parser(verb).parse_intermixed_args(rest), work)

@@ -16,6 +16,7 @@ import sys
 from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
 from metrixkit.seeds import seed_option
+from metrixkit.visible import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             steps=options.steps,
             repeats=options.repeats,
         )
-        make(wanted, print)
+        make(wanted, say)
         return 0
 
     return run("mix", lambda: parser.parse_intermixed_args(argv), work)

@@ -17,6 +17,7 @@ from typing import TypeVar
 from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
 from metrixkit.seeds import check_seed
+from metrixkit.visible import say
 
 T = TypeVar("T", int, float)
 
@@ -57,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         result, masks = try_runs(options.runs, trial)
         out = Path(options.out or (Path(options.runs[0]) / "robustness" if len(options.runs) == 1 else "robustness"))
         files = write_trial(out, result, masks, "model" if len(options.runs) == 1 else f"{len(options.runs)} runs")
-        print(result.to_markdown())
-        print("\n".join(f"{title}: {path}" for title, path in files.items()))
+        say(result.to_markdown())
+        say("\n".join(f"{title}: {path}" for title, path in files.items()))
         return 0
 
     return run("robustness", lambda: parser.parse_args(argv), work)

@@ -14,11 +14,11 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from metrixkit._doors import run
 from metrixkit.errors import InputError
+from metrixkit.visible import say
 
 LONGEST_NAME = 200
 
@@ -99,9 +99,9 @@ def _sweep(options: argparse.Namespace) -> int:
     runs = sweep.plan(options.config, options.overrides, options.sweep, options.run or "runs")
     chosen = sweep.choose(runs, options.task)
     if options.list:
-        print(sweep.listing(chosen))
+        say(sweep.listing(chosen))
         return 0
-    return sweep.execute(chosen, len(runs), partial(print, flush=True))
+    return sweep.execute(chosen, len(runs), say)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from metrixkit._doors import run
+from metrixkit.visible import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,15 +48,15 @@ def _list() -> int:
     from metrixkit.data import DATASETS
     from metrixkit.data.roots import data_roots, locate
 
-    print("data roots (METRIXKIT_DATA):", os.pathsep.join(str(root.absolute()) for root in data_roots()))
+    say("data roots (METRIXKIT_DATA):", os.pathsep.join(str(root.absolute()) for root in data_roots()))
     for name, reader in DATASETS.items():
         about = (sys.modules[reader.__module__].__doc__ or "").strip().splitlines()[0]
         source = getattr(reader, "source", None)
-        print(f"\n{name}\n  {about}")
+        say(f"\n{name}\n  {about}")
         if source is not None:
             found = locate(source)
-            print(f"  found at {found.absolute()}" if found else f"  not found; get it from {source.origin}")
-            print(f"  layout: {source.card}")
+            say(f"  found at {found.absolute()}" if found else f"  not found; get it from {source.origin}")
+            say(f"  layout: {source.card}")
     return 0
 
 
@@ -68,7 +69,7 @@ def _check(target: str, settings: Sequence[str], deep: bool) -> int:
     with allow_code(ANY):  # all of it was typed
         found = _reader(target, settings).read()
     report = check_pairs(found, deep=deep) if isinstance(found, PairManifest) else check(found, deep=deep)
-    print(report.render())
+    say(report.render())
     return 1 if report.problems else 0
 
 

@@ -18,6 +18,8 @@ from metrixkit.indexing.inputs import Given
 from metrixkit.inference import default_device, embed_items
 from metrixkit.retrieval import doubtful_labels, near_duplicates
 from metrixkit.source import make_decode, read_data, run_config
+from metrixkit.spreadsheet import csv_text
+from metrixkit.visible import one_line
 
 SHOWN = 10
 
@@ -123,10 +125,11 @@ def summary(pairs: pd.DataFrame, doubtful: pd.DataFrame, alone: int, count: int,
     if other:
         lines.append(f"  {other} of them bear different labels")
     for row in pairs.head(SHOWN).itertuples():
-        lines.append(f"  {row.score:.4f}  {row.id_a} ({row.label_a})  {row.id_b} ({row.label_b})")
+        first, second = (f"{name} ({label})" for name, label in ((row.id_a, row.label_a), (row.id_b, row.label_b)))
+        lines.append(f"  {row.score:.4f}  {one_line(first)}  {one_line(second)}")
     lines.append(f"{len(doubtful)} items whose {k} nearest all bear another label (perhaps wrong, perhaps hard)")
     for row in doubtful.head(SHOWN).itertuples():
-        lines.append(f"  {row.id}: {row.label}, or {row.proposed} ({row.votes} of {k})?")
+        lines.append(f"  {one_line(row.id)}: {one_line(row.label)}, or {one_line(row.proposed)} ({row.votes} of {k})?")
     if alone:
         lines.append(f"{alone} items are alone in their class and were not judged")
     return lines
@@ -143,6 +146,6 @@ def write_tables(pairs: pd.DataFrame, doubtful: pd.DataFrame, out: str | Path) -
         raise InputError(f"--out {out}: expected a name that ends in .csv.")
     labels = path.with_name(f"{path.stem}-labels.csv")
     for table, target in ((pairs, path), (doubtful, labels)):
-        text = table.to_csv(index=False)
+        text = csv_text(table)
         write_text(target, text, "--out")
     return path, labels

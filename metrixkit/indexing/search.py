@@ -20,6 +20,8 @@ from metrixkit.indexing.inputs import Given, refuse_other_model
 from metrixkit.indexing.items import read_items
 from metrixkit.report.search_panel import Answer, search_panel
 from metrixkit.retrieval.index import NO_MATCH, RetrievalIndex
+from metrixkit.spreadsheet import csv_text
+from metrixkit.visible import one_line
 
 ROWS, RESULTS = 12, 8  # drawn at most
 COLUMNS = ["query", "rank", "id", "label", "score", "path"]
@@ -108,7 +110,7 @@ def as_text(answers: Sequence[Answer]) -> str:
     """Return a table for the screen."""
     head = ["query", "rank", "id", "label", "score"]
     rows = [
-        [str(q), str(r) if r else "-", str(i), str(label), "" if not r else f"{score:.4f}"]
+        [one_line(q), str(r) if r else "-", one_line(i), one_line(label), "" if not r else f"{score:.4f}"]
         for q, r, i, label, score, _ in as_table(answers).itertuples(index=False)
     ]
     widths = [max(len(row[c]) for row in [head, *rows]) for c in range(len(head))]
@@ -126,7 +128,7 @@ def write_answers(answers: Sequence[Answer], out: str | Path) -> Path:
     path = Path(out)
     if path.suffix.lower() not in (".csv", ".json"):
         raise InputError(f"--out {out}: results are written as .csv or .json.")
-    text = as_json(answers) + "\n" if path.suffix.lower() == ".json" else as_table(answers).to_csv(index=False)
+    text = as_json(answers) + "\n" if path.suffix.lower() == ".json" else csv_text(as_table(answers))
     return write_text(path, text, "--out")
 
 

@@ -18,6 +18,7 @@ from metrixkit.report.tuning_plot import tuning_plot
 from metrixkit.retrieval import neighbours
 from metrixkit.retrieval.index import RetrievalIndex, sweep
 from metrixkit.retrieval.index.factory import Factory, lists_for, parse_factory
+from metrixkit.spreadsheet import csv_text
 
 QUERIES, SINGLE = 1000, 200  # sampled where none are given; of these timed one by one
 WANTED = 0.95  # share of the exact neighbours found, for the recommendation
@@ -163,7 +164,7 @@ def write_tuning(found: pd.DataFrame, out: str | Path, title: str) -> tuple[Path
         InputError: The folder cannot be written.
     """
     folder = Path(out)
-    table = write_text(folder / "tuning.csv", found.to_csv(index=False))
+    table = write_text(folder / "tuning.csv", csv_text(found))
     plot = write_whole(folder / "tuning.png", lambda path: tuning_plot(path, found, _agreement(found), title))
     return table, plot
 

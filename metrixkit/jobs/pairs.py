@@ -24,6 +24,7 @@ from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.pair_export import save_pair_model
 from metrixkit.models.video_text import PairInputs
 from metrixkit.seam import Batch
+from metrixkit.spreadsheet import csv_text
 from metrixkit.tasks.crossmodal import (
     CrossModalTask,
     counts_of,
@@ -71,7 +72,7 @@ class PairJob(FromTask):
         """Write the model, the ranks of every query and a picture of what texts find."""
         found, embedded = judged.found
         save_pair_model(self.model, folder.path / "model", self.frames, {"data": self.data, "split": self.split})
-        write_text(folder.path / "ranks.csv", found.per_query.to_csv(index=False))
+        write_text(folder.path / "ranks.csv", csv_text(found.per_query))
         if self.task.read is not None:
             draw_clips(folder.path / "pictures" / "retrieval.png", embedded, found, self.task, self.config["seed"])
 

@@ -19,6 +19,7 @@ from metrixkit.files import write_bytes, write_text
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.factors import Factors
+from metrixkit.spreadsheet import csv_text
 from metrixkit.tasks.recommendation import Recommendation, hold_out
 from metrixkit.training.run import RunFolder
 
@@ -78,7 +79,7 @@ class RatingJob(FromTask):
         )
         for name, ids in (("users", self.task.split.ratings.user_ids), ("items", self.task.split.ratings.item_ids)):
             write_text(out / f"{name}.txt", "\n".join(ids.tolist()) + "\n")
-        write_text(folder.path / "users.csv", judged.found.per_query.to_csv(index=False))
+        write_text(folder.path / "users.csv", csv_text(judged.found.per_query))
 
 
 def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> RatingJob:

@@ -100,6 +100,8 @@ def rebuilding(folder: Path, size: int, names: Iterable[str] = ()) -> Iterator[N
             yield
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # settings of the wrong type, shape or size; weights that do not fit
         raise InputError(
             f"{folder}: the model cannot be built again ({type(error).__name__}: {str(error)[:500]})."

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from metrixkit.comparison import Comparison, Row, Spread
 from metrixkit.paired import RESAMPLES
 from metrixkit.report.text import format_change, is_share
+from metrixkit.spreadsheet import cell as safe_cell
+from metrixkit.visible import one_line
 
 Table = list[list[str]]  # the head, then one line a row
 
@@ -89,11 +91,11 @@ def as_markdown(comparison: Comparison) -> str:
 
 def as_latex(comparison: Comparison) -> str:
     """Return the tables as LaTeX ``tabular`` environments that need no package; sentences are comments."""
-    parts = [f"% {caption(comparison)}", _tabular(main_table(comparison))]
+    parts = [f"% {one_line(caption(comparison))}", _tabular(main_table(comparison))]
     differences = difference_table(comparison)
     if differences:
         parts += [f"% {how()}", _tabular(differences)]
-    return "\n".join([*parts, *(f"% {note}" for note in comparison.notes)]) + "\n"
+    return "\n".join([*parts, *(f"% {one_line(note)}" for note in comparison.notes)]) + "\n"
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -108,7 +110,7 @@ def as_csv(comparison: Comparison) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ["row", "reference", "n", "seeds"]
-        + [f"{name}/{kind}" for name in comparison.metrics for kind in kinds]
+        + [safe_cell(f"{name}/{kind}") for name in comparison.metrics for kind in kinds]
         + ["seconds/mean", "seconds/sd", "folders"]
     )
     for row in comparison.rows:
@@ -123,7 +125,7 @@ def as_csv(comparison: Comparison) -> str:
             cells += [interval.low, interval.high] if interval else [None, None]
         cells += [row.seconds.mean, row.seconds.sd] if row.seconds else [None, None]
         cells.append(" ".join(str(record.folder) for record in row.records))
-        writer.writerow(["" if cell is None else cell for cell in cells])
+        writer.writerow(["" if cell is None else safe_cell(cell) for cell in cells])
     return out.getvalue()
 
 
@@ -164,6 +166,7 @@ def _difference(name: str, row: Row, reference: Row) -> str:
 
 
 def _aligned(table: Table) -> str:
+    table = [[one_line(cell) for cell in line] for line in table]
     wide = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(line[1:], wide[1:], strict=True))])
@@ -178,7 +181,8 @@ def _pipes(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([|*_`<\\])", r"\\\1", text)
+    # A bracket alone is one of an interval; before a parenthesis it would end a link.
+    return re.sub(r"([|*_`<\\]|(?<=\])\()", r"\\\1", one_line(text))
 
 
 def _tabular(table: Table) -> str:
@@ -202,7 +206,7 @@ _LATEX = {
 
 
 def _latex(text: str) -> str:
-    text = "".join(_LATEX.get(sign, sign) for sign in text)
+    text = "".join(_LATEX.get(sign, sign) for sign in one_line(text))
     # A sign before a digit is a minus, not a hyphen.
     return re.sub(r"(^|\[|, )([+-][\d.]+)", r"\1$\2$", text)
 

@@ -22,6 +22,7 @@ from metrixkit.sheets.models import RunModels, load_run
 from metrixkit.sheets.pairs import Rows, choose_pairs, read_images, read_pairs, ring_pairs
 from metrixkit.sheets.sheet import Position, blocks
 from metrixkit.source import ALL, read
+from metrixkit.spreadsheet import csv_text
 
 SHEET_LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CURVE_LAMBDAS = tuple(step / 10 for step in range(11))
@@ -214,7 +215,7 @@ def _fitted(models: RunModels) -> Callable[[Tensor], Tensor]:
 
 
 def _beside(path: str, found: pd.DataFrame) -> Path:
-    return write_text(found.to_csv(index=False), Path(path).with_suffix(".csv"))
+    return write_text(csv_text(found), Path(path).with_suffix(".csv"))
 
 
 def _pairs(count: int) -> str:

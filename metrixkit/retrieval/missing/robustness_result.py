@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import pandas as pd
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.files import write_text
 from metrixkit.retrieval.measures import LOWER_IS_BETTER
+from metrixkit.spreadsheet import csv_text
 
 PLAIN = ("mae", "pearson", *LOWER_IS_BETTER)  # not shares: no percent
 
@@ -101,9 +101,8 @@ class Robustness:
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `rows` as CSV."""
-        out, text = Path(path), io.StringIO()
-        self.rows.to_csv(text, index=False)
-        write_text(out, text.getvalue())
+        out = Path(path)
+        write_text(out, csv_text(self.rows))
         return out
 
     def to_markdown(self) -> str:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from metrixkit import config as configs
 from metrixkit import saved_runs
+from metrixkit.data import DATASETS
 from metrixkit.data.cache import CachedDecode, default_short_side
 from metrixkit.data.decode import decode as plain_decode
 from metrixkit.data.held_out import UNLABELLED, with_validation
-from metrixkit.data.image_files import refuse_bytes, told
+from metrixkit.data.image_files import printable, refuse_bytes, told
 from metrixkit.data.manifest import Manifest
 from metrixkit.data.sets.images import Images
 from metrixkit.data.tables import SPLIT_WORDS
@@ -31,6 +32,7 @@ from metrixkit.tasks.self_supervised import hold_out
 COLUMNS = ["id", "path", "label", "split"]
 SECTIONS = ("task", "seed", "data", "loader", "evaluation")
 ALL = "all"
+_SHOWN = 3
 _OF_TABLES = ("table", "columns", "separator")
 
 
@@ -144,6 +146,24 @@ def read_manifest(words: Sequence[str]) -> Any:
         return configs.build(configs.resolve_sections(raw, ("data",)), "data").read()
 
 
+def node_of(target: str) -> dict[str, Any]:
+    """Return the node `data` of what a person pointed to: a data set's name, a folder or a table of images.
+
+    Raises:
+        InputError: None of these is there.
+    """
+    if target in DATASETS or (":" in target and not Path(target).exists()):
+        return {"name": target}
+    if Path(target).is_dir():
+        return {"name": "images", "root": target}
+    if Path(target).is_file() and target.lower().endswith(TABLES):
+        return {"name": "images", "table": target}
+    raise InputError(
+        f"{printable(target)!r} is neither a data set, nor a folder, nor a table ({', '.join(TABLES)}) that is here."
+        f"{did_you_mean(target, DATASETS)}"
+    )
+
+
 def searched(splits: Sequence[str], searches: Mapping[str, Sequence[str]] | None = None) -> str:
     """Return which of these splits search or are searched in the end, with commas between.
 
@@ -173,8 +193,8 @@ def _images_of(run: str | Path | None) -> dict[str, Any]:
 def _of_paths(paths: Sequence[str], settings: Sequence[str], own: Mapping[str, Any]) -> Source:
     parts: list[pd.DataFrame] = []
     said: list[str] = []
-    files = [path for path in paths if Path(path).is_file() and not path.lower().endswith(TABLES)]
-    if settings and len(files) == len(paths):
+    files = {path for path in paths if Path(path).is_file() and not path.lower().endswith(TABLES)}
+    if settings and all(path in files for path in paths):
         raise InputError(f"{settings[0]}: belongs to a folder or a table; single image files have no settings.")
     for path in paths:
         refuse_bytes([path], "named on the command line")
@@ -186,7 +206,7 @@ def _of_paths(paths: Sequence[str], settings: Sequence[str], own: Mapping[str, A
             parts.append(items)
             said += more
         else:
-            raise InputError(f"no file or folder at {path}.")
+            raise InputError(f"no file or folder at {printable(path)}.")
     items = pd.concat(parts, ignore_index=True)
     twice = items["id"].duplicated(keep=False)
     items.loc[twice, "id"] = items.loc[twice, "path"]
@@ -201,18 +221,25 @@ def _of_paths(paths: Sequence[str], settings: Sequence[str], own: Mapping[str, A
 
 def _of_place(path: str, settings: Sequence[str], own: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
     """Return the items of a folder or a table, and what there is to say."""
-    if Path(path).is_dir():
-        node = {key: value for key, value in own.items() if key not in _OF_TABLES} | {"root": path}
-    else:
-        # Of a run on a folder, the root is not where the paths of a table start.
-        node = {key: value for key, value in own.items() if key != "root" or own.get("table")} | {"table": path}
-    raw: dict[str, Any] = {"data": {"name": "images"} | node}
+    node = node_of(path)
+    # Of a run on a folder, the root is not where the paths of a table start.
+    others = _OF_TABLES if "root" in node else () if own.get("table") else ("root",)
+    raw: dict[str, Any] = {"data": {key: value for key, value in own.items() if key not in others} | node}
     for setting in settings:
         configs.apply_override(raw, setting)
     reader: Images = configs.build(configs.resolve_sections(raw, ("data",)), "data")
     found = reader.find(loose=True)
-    said = [f"{path}: {line}" for line in found.absent] + [line for line in [told(found.passed_over)] if line]
+    said = [line for line in [told(found.passed_over)] if line]
+    if found.absent:
+        more = "; ..." if len(found.absent) > _SHOWN else ""
+        said.append(
+            f"{path}: {len(found.absent):,} missing or broken images left out: "
+            + "; ".join(found.absent[:_SHOWN])
+            + more
+        )
     if "split" in found.items.columns:
+        if any(setting.startswith("data.test_share=") for setting in settings):
+            reader.refuse_share(found)
         return found.items, said
     items, labelled = found.items.assign(split=""), found.items["label"] != ""
     if labelled.any():
@@ -261,6 +288,3 @@ def of_splits(source: Source, splits: str | None) -> Source:
     others = f" (of {counts})" if len(there) > len(chosen) else ""
     line = f"splits: {', '.join(chosen)}, {len(items):,} images{others}"
     return replace(source, items=items, said=(*source.said, line))
-
-
-__all__ = ["Source", "make_decode", "of_splits", "read", "read_data", "read_manifest", "run_config", "searched"]

@@ -104,6 +104,22 @@ def test_split_folders_are_splits(tmp_path: Path) -> None:
         source.read([str(tmp_path)], splits="querry")
 
 
+def test_settings_of_the_run_go_on_to_folders_and_tables(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    own = "{name: images, root: pics, table: old.csv, columns: {path: file, label: sku}, seed: 1, test_share: 0.25}"
+    (run / "config.yaml").write_text(f"task: retrieval\nseed: 0\ndata: {own}\n")
+    found = source.read([str(photos)], run).items
+    assert found["split"].tolist() == Images(str(photos), seed=1, test_share=0.25).read().items["split"].tolist()
+    (tmp_path / "new.csv").write_text("file,sku,split\nshoes/red/0.png,7,test\n")
+    rows = source.read([str(tmp_path / "new.csv"), f"root={photos}"], run).items  # its share does not matter here
+    assert rows[["id", "path", "label", "split"]].to_numpy().tolist() == [
+        ["shoes/red/0.png", f"{photos}/shoes/red/0.png", "7", "test"]
+    ]
+    with pytest.raises(InputError, match="test_share divides classes, and the splits are given"):
+        source.read([str(tmp_path / "new.csv"), f"root={photos}", "test_share=0.3"], run)
+
+
 def test_a_table_is_read_by_its_columns(photos: Path) -> None:
     table = photos / "t.tsv"
     table.write_text("file\tsku\tset\nshoes/red/0.png\t007\tVal\nhats/red/1.png\tNA\tTest\n")

@@ -15,8 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from metrixkit._doors import run
 from metrixkit.visible import say
@@ -77,44 +76,25 @@ def _reader(target: str, settings: Sequence[str]) -> Any:
     """Construct the reader that `target` and `settings` describe."""
     from typing import get_args
 
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
+    from metrixkit import config as configs
     from metrixkit.data import DATASETS
     from metrixkit.data.kinds import DATA_SET
-    from metrixkit.data.tables import SUFFIXES
-    from metrixkit.errors import InputError, did_you_mean
+    from metrixkit.errors import InputError
     from metrixkit.families import lookup
-    from metrixkit.schema import Family, build_node, check_node, fields_of
+    from metrixkit.schema import fields_of
+    from metrixkit.source import node_of
 
-    node: dict[str, Any]
-    if target in DATASETS or (":" in target and not Path(target).exists()):
-        node = {"name": target}
-    elif Path(target).is_dir():
-        node = {"name": "images", "root": target}
-    elif Path(target).is_file() and target.lower().endswith(SUFFIXES):
-        node = {"name": "images", "table": target}
-    else:
-        raise InputError(
-            f"{target!r} is neither a data set, nor a folder, nor a table ({', '.join(SUFFIXES)}) that is here."
-            f"{did_you_mean(target, DATASETS)}"
-        )
+    raw = {"data": node_of(target)}
     for setting in settings:
         if "=" not in setting.strip("="):
             raise InputError(f"{setting!r}: expected key=value, such as classes=1-50 or columns.label=sku.")
-    try:
-        # The same YAML as in configs; keys may be copied from there with their "data.".
-        given = OmegaConf.from_dotlist([setting.removeprefix("data.") for setting in settings])
-        node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(node, given)))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise InputError(f"the settings {' '.join(settings)!r} are not readable: {error}") from error
+        # Keys may be copied from a config with their "data.".
+        configs.apply_override(raw, f"data.{setting.removeprefix('data.')}")
     # Missing files are what a check is to report, not what it is to stop at.
-    on_missing = fields_of(lookup(node["name"], DATASETS, DATA_SET)).get("on_missing")
+    on_missing = fields_of(lookup(raw["data"]["name"], DATASETS, DATA_SET)).get("on_missing")
     if on_missing is not None:
-        node.setdefault("on_missing", "blank" if "blank" in get_args(on_missing.annotation) else "drop")
-    families = {"data": Family(DATASETS, DATA_SET)}
-    return build_node(check_node(node, families, "data", "data"), families, "data", "data", provided={})
+        raw["data"].setdefault("on_missing", "blank" if "blank" in get_args(on_missing.annotation) else "drop")
+    return configs.build(configs.resolve_sections(raw, ("data",)), "data")
 
 
 if __name__ == "__main__":

@@ -342,5 +342,5 @@ def test_videos_whose_name_is_all_there_is_must_differ(tmp_path):
         read_videos([str(tmp_path)], "video")
     with pytest.raises(InputError, match="bear one name, '0001'"):
         read_videos([str(tmp_path / "cam1"), str(tmp_path / "cam2/0001.mp4")], "video")
-    assert read_videos([str(tmp_path / "cam1")], "video")["path"].tolist() == [str(tmp_path / "cam1/0001.mp4")]
+    assert read_videos([str(tmp_path / "cam1")], "video").items["path"].tolist() == [str(tmp_path / "cam1/0001.mp4")]
     assert len(find_videos(tmp_path)) == 1

@@ -122,6 +122,7 @@ class Images:
         """
         found = self.find()
         if "split" in found.items.columns:
+            self.refuse_share(found)
             items, split_name = found.items, "given" if self.split == "classes" else "given-known-classes"
         else:
             items, split_name = self.divide(found)
@@ -155,12 +156,15 @@ class Images:
         found = self._from_folders(loose) if self.table is None else self._from_table(loose)
         if self.similar_names == "error":
             _refuse_similar(sorted(set(found.items["label"])), found.where)
-        if "split" in found.items.columns and self.test_share is not None:
+        items, absent = settle_missing(found.items, self.on_missing, self.verify, found.where, found.root)
+        return replace(found, items=items, absent=absent)
+
+    def refuse_share(self, found: Found) -> None:
+        """Raise InputError where a share is to be divided though splits are given."""
+        if self.test_share is not None:
             raise InputError(
                 f"{found.where}: data.test_share divides classes, and the splits are given here; leave it out."
             )
-        items, absent = settle_missing(found.items, self.on_missing, self.verify, found.where, found.root)
-        return replace(found, items=items, absent=absent)
 
     def divide(self, found: Found) -> tuple[pd.DataFrame, str]:
         """Return the items with a column ``split`` where none is given, and what that division is called.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING, Any
 
 from metrixkit.jobs import images, modalities, pairs, ratings
 from metrixkit.jobs.job import Job
 from metrixkit.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 JOBS: dict[str, Callable[[Mapping[str, Any], Fabric, RunFolder], Job]] = {
     "retrieval": images.assemble,

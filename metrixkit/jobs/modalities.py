@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from metrixkit import config as configs
@@ -30,6 +29,9 @@ from metrixkit.seam import Batch
 from metrixkit.tasks.missing_modalities import MissingModalities
 from metrixkit.tasks.modality_data import describe, pair_items, targets_of, use
 from metrixkit.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from metrixkit import config as configs
@@ -15,6 +14,9 @@ from metrixkit.seam import Batch
 from metrixkit.training.loop import Sampler
 from metrixkit.training.optim import Rates, parameter_dicts
 from metrixkit.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def loop_parts(

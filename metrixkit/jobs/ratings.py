@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save
 from torch import nn
 
@@ -22,6 +21,9 @@ from metrixkit.models.factors import Factors
 from metrixkit.spreadsheet import csv_text
 from metrixkit.tasks.recommendation import Recommendation, hold_out
 from metrixkit.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,6 +22,9 @@ from metrixkit.training.optim import Rates
 from metrixkit.training.running_statistics import average_running_statistics
 from metrixkit.training.settings import TrainingSettings
 from metrixkit.training.signals import Stopped, StopSignal
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Sampler(Protocol):
@@ -231,6 +233,7 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     """
     import os
 
+    from lightning_fabric import Fabric  # seconds to import
     from lightning_fabric.strategies import DDPStrategy
 
     accelerator = settings.accelerator

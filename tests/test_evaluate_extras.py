@@ -98,7 +98,7 @@ def test_unknown_queries_of_a_table_are_those_without_a_class_in_the_gallery(
         (["--group-by", "products"], "Did you mean 'product'"),
         (["--group-by", "colour"], "group 'red' holds items of label 'c0' and of label 'c1'"),
         (["evaluation.metrics=[ndcg@0]"], "the cutoff must be at least 1"),
-        (["--out", "."], "--out .: it is a folder; name a file that can be written"),
+        (["--out", "."], "--out: . is a folder; name a file that can be written"),
     ],
 )
 def test_what_cannot_be_added(

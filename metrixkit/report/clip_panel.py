@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from metrixkit.errors import InputError
-from metrixkit.report.drawing import Sheet, save_figure, short, squared
+from metrixkit.report.drawing import Sheet, new_figure, save_figure, short, squared
 from metrixkit.report.markup import PHOTOGRAPHS
 from metrixkit.report.panel import RIGHT, WRONG
 
@@ -61,7 +60,7 @@ def clip_panel(
     shown = max(len(frames) for frames in strips.values())
     columns = max(len(answer.found) for answer in answers)
     wide, high = shown * CELL + GAP, CELL + 0.42
-    figure = Figure(figsize=(WORDS + columns * wide + GAP, len(answers) * high + GAP))
+    figure = new_figure(figsize=(WORDS + columns * wide + GAP, len(answers) * high + GAP))
     sheet = Sheet(figure)
     for row, answer in enumerate(answers):
         top = GAP + row * high

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from metrixkit.comparison import Comparison
 from metrixkit.report.curves import COLOURS
-from metrixkit.report.drawing import save_figure
+from metrixkit.report.drawing import new_figure, save_figure
 from metrixkit.report.markup import DRAWING
 from metrixkit.report.text import is_share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ACROSS = 3
 LONGEST = 46
@@ -50,7 +51,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     down = (count + across - 1) // across
     label_width = 0.075 * min(max(len(row.label) for row in comparison.rows), LONGEST)
     size = (label_width + 2.6 * across, down * (1.0 + 0.32 * len(comparison.rows)))
-    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    figure = new_figure(figsize=size, facecolor="white", layout="constrained")
     first: Axes | None = None
     for place, name in enumerate(comparison.metrics):
         axes = figure.add_subplot(down, across, place + 1, sharey=first)
@@ -62,6 +63,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 
 def _panel(axes: Axes, comparison: Comparison, name: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     scale = 100.0 if is_share(name) else 1.0
     for place, row in enumerate(comparison.rows):
         spread = row.metrics.get(name)

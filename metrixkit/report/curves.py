@@ -6,16 +6,17 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from metrixkit.errors import InputError
-from metrixkit.report.drawing import DPI, save_figure
+from metrixkit.report.drawing import DPI, new_figure, save_figure
 from metrixkit.report.markup import DRAWING
 from metrixkit.report.text import is_share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GEOMETRY = ("utilization", "alignment", "uniformity")
 COLOURS = ("#2a6fbb", "#d1662b", "#2f9460", "#8a57a6", "#b23a48", "#6b6b6b")
@@ -70,7 +71,7 @@ def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.Pat
     plots = [plot for plot in plots if plot[1]]
     if not plots:
         return None
-    figure = Figure(figsize=(4.4 * min(len(plots), 2), 3.0 * ((len(plots) + 1) // 2)), facecolor="white")
+    figure = new_figure(figsize=(4.4 * min(len(plots), 2), 3.0 * ((len(plots) + 1) // 2)), facecolor="white")
     for place, (title, found, draw) in enumerate(plots, 1):
         axes = figure.add_subplot((len(plots) + 1) // 2, min(len(plots), 2), place)
         draw(axes, found)
@@ -117,6 +118,8 @@ def _draw_shares(axes: Axes, series: Series) -> None:
 
 
 def _draw_ratio(axes: Axes, series: Series) -> None:
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
     _draw_losses(axes, series)
     values = np.concatenate([v for _, v in series.values()])
     values = values[np.isfinite(values) & (values > 0)]

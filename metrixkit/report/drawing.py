@@ -7,18 +7,25 @@ import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from metrixkit.errors import InputError
 from metrixkit.files import write_bytes
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Load = Callable[[str], np.ndarray]  # item id to an (H, W, 3) uint8 image
 DPI = 130
+
+
+def new_figure(**options: Any) -> Figure:
+    """Return an empty figure. matplotlib is imported with the first one: every command reads these files, few draw."""
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
 
 
 def save_figure(
@@ -42,6 +49,8 @@ def save_figure(
 
 def png(figure: Figure, title: str, caption: str, kind: str, dpi: float = DPI) -> bytes:
     """Return a figure as the content of a PNG that says what it shows; arguments as :func:`save_figure`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     out = BytesIO()
     figure.set_dpi(dpi)
     with warnings.catch_warnings():
@@ -73,6 +82,8 @@ class Sheet:
         width: float = 3.0, below: str = "",
     ) -> None:  # fmt: skip
         """Lay a square image with a border of `width` points, 0 for none, and words under it."""
+        from matplotlib.patches import Rectangle
+
         box = (left, left + side, top + side, top)
         self.axes.imshow(image, extent=box, aspect="auto", interpolation="antialiased", zorder=1)
         if width:

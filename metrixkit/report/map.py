@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from metrixkit.errors import InputError
-from metrixkit.report.drawing import Load, Sheet, read_image, save_figure, short
+from metrixkit.report.drawing import Load, Sheet, new_figure, read_image, save_figure, short
 from metrixkit.report.markup import PHOTOGRAPHS
 
 ITEMS, CLASSES, FEWEST = 2000, 20, 12
@@ -125,7 +124,7 @@ def embedding_map(
         return None
     chosen, coloured = choose_items(names, items, classes, seed)
     places, names = flatten(np.asarray(vectors[chosen]), unit, seed), names[chosen]
-    figure = Figure(figsize=(9.6, 7.2), facecolor="white")
+    figure = new_figure(figsize=(9.6, 7.2), facecolor="white")
     axes, legend = figure.add_axes((0.005, 0.01, 0.745, 0.98)), Sheet(figure, left=7.3)
     grey = ~np.isin(names, coloured)
     axes.scatter(places[grey, 0], places[grey, 1], s=7, color=GREY, linewidths=0)

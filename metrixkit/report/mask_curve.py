@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from metrixkit.errors import InputError
 from metrixkit.report.curves import COLOURS
-from metrixkit.report.drawing import save_figure
+from metrixkit.report.drawing import new_figure, save_figure
 from metrixkit.report.markup import DRAWING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 MASK_COLUMNS = ("mixer", "lambda", "mask_mean", "mask_mean_deviation", "pixel_deviation", "nearly_binary")
@@ -41,7 +44,7 @@ def mask_curve(
     """
     _check(found, MASK_COLUMNS)
     slope = dict(zip(slopes["mixer"], slopes["slope"], strict=True))
-    figure = Figure(figsize=(9.4, 4.6), facecolor="white")
+    figure = new_figure(figsize=(9.4, 4.6), facecolor="white")
     mean = figure.add_axes((0.06, 0.11, 0.40, 0.76))
     binary = figure.add_axes((0.53, 0.56, 0.24, 0.31))
     pixels = figure.add_axes((0.53, 0.11, 0.24, 0.31))
@@ -93,7 +96,7 @@ def accuracy_curve(path: str | os.PathLike[str], found: pd.DataFrame, how: str, 
         InputError: No rows, or a column is missing.
     """
     _check(found, ACCURACY_COLUMNS)
-    figure = Figure(figsize=(9.4, 4.0), facecolor="white")
+    figure = new_figure(figsize=(9.4, 4.0), facecolor="white")
     both = [figure.add_axes((0.06 + 0.375 * place, 0.13, 0.32, 0.72)) for place in (0, 1)]
     titles = ("top-1: first class is one of the two, %", "top-2: first two classes are the two, %")
     for axes, metric, words in zip(both, ("top1", "top2"), titles, strict=True):
@@ -127,7 +130,7 @@ def information_curve(path: str | os.PathLike[str], found: pd.DataFrame, how: st
         InputError: No rows, or a column is missing.
     """
     _check(found, INFORMATION_COLUMNS)
-    figure = Figure(figsize=(7.2, 4.2), facecolor="white")
+    figure = new_figure(figsize=(7.2, 4.2), facecolor="white")
     axes = figure.add_axes((0.09, 0.12, 0.64, 0.74))
     for place, (name, part) in enumerate(found.groupby("mixer", sort=False)):
         lam, style = part["lambda"].to_numpy(dtype=float), _style(place)

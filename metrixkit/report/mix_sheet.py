@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
 
 from metrixkit.errors import InputError
-from metrixkit.report.drawing import Sheet, save_figure, short
+from metrixkit.report.drawing import Sheet, new_figure, save_figure, short
 from metrixkit.report.markup import PHOTOGRAPHS
 from metrixkit.report.mixed import FIRST, SECOND
 
@@ -103,7 +100,7 @@ def mix_sheet(path: str | os.PathLike[str], blocks: Sequence[Block], how: str, t
     top = 0.1 + 0.2 * len(heading) + 0.12
     high = top + sum(_height(row) for block in blocks for row in block.rows) + 0.2 * (len(blocks) - 1)
     # The words above need some width even where columns are few.
-    figure = Figure(figsize=(max(LEFT + columns * (CELL + GAP), 7.4), high), facecolor="white")
+    figure = new_figure(figsize=(max(LEFT + columns * (CELL + GAP), 7.4), high), facecolor="white")
     sheet = Sheet(figure)
     for line, text in enumerate(heading):
         sheet.words(GAP, 0.1 + 0.2 * line, text, size=8, bold=bool(title) and line == 0)
@@ -127,6 +124,8 @@ def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     Returns:
         (S, T, 3) uint8.
     """
+    import matplotlib
+
     height, width = image.shape[:2]
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
@@ -167,5 +166,7 @@ def _draw(sheet: Sheet, top: float, block: Block, row: Row) -> None:
 
 
 def _ring(sheet: Sheet, x: float, y: float) -> None:
+    from matplotlib.patches import Ellipse
+
     for colour, width in (("black", 3.0), ("white", 1.4)):
         sheet.axes.add_patch(Ellipse((x, y), 0.16, 0.16, fill=False, edgecolor=colour, linewidth=width, zorder=3))

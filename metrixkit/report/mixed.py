@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from metrixkit.errors import InputError
-from metrixkit.report.drawing import Load, Sheet, read_image, save_figure, short
+from metrixkit.report.drawing import Load, Sheet, new_figure, read_image, save_figure, short
 from metrixkit.report.markup import PHOTOGRAPHS
 
 FIRST, SECOND, OTHER = "#2a6fbb", "#d1662b", "#999999"
@@ -67,7 +66,7 @@ def mixed_examples(
     columns = 2 + shown + max(len(mixture.neighbours) for mixture in mixtures)
     wide, top = columns * (CELL + GAP) + 0.6, 0.4
     high = top + len(mixtures) * (CELL + TEXT) + 0.05
-    figure = Figure(figsize=(wide, high), facecolor="white")
+    figure = new_figure(figsize=(wide, high), facecolor="white")
     sheet = Sheet(figure)
     titles = ["first", "second", *(["mixture"] if shown else []), "nearest to the mixture"]
     lefts = [GAP + column * (CELL + GAP) + (0.35 if column >= 2 + shown else 0) for column in range(columns)]

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from metrixkit.errors import InputError, did_you_mean
-from metrixkit.report.drawing import Load, Sheet, read_image, save_figure, short
+from metrixkit.report.drawing import Load, Sheet, new_figure, read_image, save_figure, short
 from metrixkit.report.markup import PHOTOGRAPHS
 from metrixkit.retrieval import Predictions
 
@@ -75,7 +74,7 @@ def retrieval_panel(
     heading = [*([title] if title else []), LEGEND]
     top, step = 0.2 * len(heading) + 0.15, CELL + 0.46
     wide, high = (k + 1) * (CELL + GAP) + 0.35, top + len(chosen) * step + 0.05
-    figure = Figure(figsize=(wide, high), facecolor="white")
+    figure = new_figure(figsize=(wide, high), facecolor="white")
     sheet = Sheet(figure)
     for line, text in enumerate(heading):
         sheet.words(GAP, 0.1 + 0.2 * line, text, bold=bool(title) and line == 0)

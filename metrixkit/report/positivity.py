@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError
@@ -22,6 +20,7 @@ from metrixkit.losses import Metrix, PairLoss
 from metrixkit.losses.forms import Chunk, ContrastiveForm, LogForm
 from metrixkit.mixing import plan_pairs
 from metrixkit.report.curves import COLOURS
+from metrixkit.report.drawing import new_figure
 
 LAMBDAS = tuple(i / 20 for i in range(21))
 _KIND = "positive-negative"
@@ -166,10 +165,12 @@ def positivity_plot(path: str | os.PathLike[str], tables: pd.DataFrame | Mapping
     Returns:
         The path.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
     # The curves may go anywhere and names may be long, so the legend stands below, a line a table.
     lines = len(named) if len(named) > 1 or "" not in named else 0
-    figure = Figure(figsize=(5.4, 3.6 + 0.2 * lines), dpi=120, facecolor="white")
+    figure = new_figure(figsize=(5.4, 3.6 + 0.2 * lines), dpi=120, facecolor="white")
     axes = figure.add_subplot()
     handles = []
     for i, (name, table) in enumerate(named.items()):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from metrixkit.errors import InputError
 from metrixkit.report.curves import COLOURS
-from metrixkit.report.drawing import save_figure
+from metrixkit.report.drawing import new_figure, save_figure
 from metrixkit.report.markup import DRAWING
 from metrixkit.retrieval import Robustness
 from metrixkit.retrieval.missing.robustness_result import PLAIN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
@@ -44,7 +46,7 @@ def robustness_plot(
     metric = first.metrics[0] if metric is None else metric
     sides = [str(side) for side in dict.fromkeys(first.curve(metric)["side"])]
     scale = 1 if metric in PLAIN else 100
-    figure = Figure(figsize=(5.2 + 2.9 * len(sides), 3.7), facecolor="white")
+    figure = new_figure(figsize=(5.2 + 2.9 * len(sides), 3.7), facecolor="white")
     axes = figure.subplots(1, 1 + len(sides), squeeze=False, width_ratios=[1.7, *([1.0] * len(sides))])[0]
     _bars(axes[0], results, metric, scale)
     for place, side in zip(axes[1:], sides, strict=True):

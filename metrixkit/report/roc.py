@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from metrixkit.files import replacing
+from metrixkit.report.drawing import new_figure
 from metrixkit.retrieval import Verification
 
 
@@ -22,8 +20,10 @@ def roc_curve(found: Verification, out_png: str | os.PathLike[str]) -> Path:
     Returns:
         The path.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     out = Path(out_png)
-    figure = Figure(figsize=(5.2, 4.0), dpi=120, facecolor="white")
+    figure = new_figure(figsize=(5.2, 4.0), dpi=120, facecolor="white")
     axes = figure.add_subplot()
     false, true = found.roc[:, 1], 100 * found.roc[:, 2]
     shown = false > 0  # a logarithm has no zero

@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from metrixkit.errors import InputError
-from metrixkit.report.drawing import Load, read_image, save_figure, short
+from metrixkit.report.drawing import Load, new_figure, read_image, save_figure, short
 from metrixkit.report.markup import PHOTOGRAPHS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CELL, GAP, BELOW = 1.15, 0.12, 0.46  # inches
 QUERY, FOUND, GREY = "#333333", "#2a6fbb", "#8a8a8a"
@@ -64,7 +65,7 @@ def search_panel(
     columns = max(1, min(k, max(len(answer.ids) for answer in shown)))
     top, step = 0.3, CELL + BELOW
     wide, high = (columns + 1) * (CELL + GAP) + 0.35, top + len(shown) * step + 0.05
-    figure = Figure(figsize=(max(wide, 3.4), high), facecolor="white")
+    figure = new_figure(figsize=(max(wide, 3.4), high), facecolor="white")
     wide = max(wide, 3.4)
     figure.text(GAP / wide, 1 - 0.08 / high, "query", va="top", fontsize=9, weight="bold")
     figure.text((GAP + CELL + GAP + 0.25) / wide, 1 - 0.08 / high, "nearest first", va="top", fontsize=9, weight="bold")

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from metrixkit.errors import InputError
 from metrixkit.report.curves import COLOURS
-from metrixkit.report.drawing import save_figure
+from metrixkit.report.drawing import new_figure, save_figure
 from metrixkit.report.markup import DRAWING
 
 QUERIES, TILE = 1000, 256
@@ -104,7 +103,7 @@ def similarity_histogram(path: str | os.PathLike[str], found: Similarities, tota
     low = min(float(values.min()) for _, values, _, _ in parts)
     high = max(float(values.max()) for _, values, _, _ in parts)
     edges = np.linspace(low, max(high, low + 1e-3), 61).tolist()
-    figure = Figure(figsize=(8.8, 3.4), facecolor="white", layout="constrained")
+    figure = new_figure(figsize=(8.8, 3.4), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for name, values, colour, style in parts:
         share = np.full(len(values), 100 / len(values))

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from metrixkit.errors import InputError
-from metrixkit.report.drawing import Sheet, save_figure, short
+from metrixkit.report.drawing import Sheet, new_figure, save_figure, short
 from metrixkit.report.map import CLASSES, COLOURS, FEWEST, MARKERS, flatten
 from metrixkit.report.markup import DRAWING
 
@@ -75,7 +74,7 @@ def tsne_picture(
     if len(chosen) < FEWEST:
         raise InputError(f"a t-SNE picture needs {FEWEST} points or more; there are {len(chosen)}.")
     places, own = flatten(np.asarray(vectors[chosen]), seed=seed), known[chosen]
-    figure = Figure(figsize=(WIDE, HIGH), facecolor="white")
+    figure = new_figure(figsize=(WIDE, HIGH), facecolor="white")
     axes, legend = figure.add_axes((0.005, 0.01, SIDE / WIDE - 0.005, 0.98)), Sheet(figure, left=SIDE + 0.15)
     colour = {name: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS)]) for i, name in enumerate(shown)}
     # In mixed order: the class drawn last would otherwise cover the others.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from metrixkit.errors import InputError
 from metrixkit.report.curves import COLOURS
-from metrixkit.report.drawing import save_figure
+from metrixkit.report.drawing import new_figure, save_figure
 from metrixkit.report.markup import DRAWING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 NEEDED = ("factory", "parameters", "queries_per_second", "bytes_per_vector")
@@ -34,12 +35,14 @@ def tuning_plot(path: str | os.PathLike[str], found: pd.DataFrame, agreement: st
     Raises:
         InputError: No rows, or a column is missing.
     """
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     missing = [name for name in (*NEEDED, agreement) if name not in found.columns]
     if missing or found.empty:
         raise InputError(
             f"a tuning plot needs rows with {', '.join((*NEEDED, agreement))}; missing: {missing or 'rows'}."
         )
-    figure = Figure(figsize=(7.6, 4.4), facecolor="white")
+    figure = new_figure(figsize=(7.6, 4.4), facecolor="white")
     axes = figure.add_axes((0.1, 0.13, 0.56, 0.77))
     axes.set_yscale("log")
     for place, (factory, rows) in enumerate(found.groupby("factory", sort=False)):

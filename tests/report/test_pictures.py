@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from metrixkit.errors import InputError
-from metrixkit.report import curves, panel, read_metrics, retrieval_panel, training_curves
+from metrixkit.report import panel, read_metrics, retrieval_panel, training_curves
 from metrixkit.report.panel import choose_rows
 from metrixkit.retrieval import Predictions, predictions
 
@@ -110,8 +111,8 @@ def lines(path, entries, end="\n"):
 
 def test_curves_are_drawn_from_what_was_logged(tmp_path, monkeypatch):
     titles = []
-    original = curves.Axes.set_title
-    monkeypatch.setattr(curves.Axes, "set_title", lambda self, t, **k: (titles.append(t), original(self, t, **k))[1])
+    original = Axes.set_title
+    monkeypatch.setattr(Axes, "set_title", lambda self, t, **k: (titles.append(t), original(self, t, **k))[1])
     entries = [{"step": i, "epoch": 0, "loss/total": 1 / (i + 1), "lr/head": 1e-4, "note": "x"} for i in range(90)]
     entries[5]["loss/total"] = float("nan")
     entries += [{"step": 90, "gradient/mixed_to_clean_ratio": 0.3, "validation/recall@1": 0.5}]

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from metrixkit.errors import InputError
 from metrixkit.losses import NCA, BinomialDeviance, Contrastive, Metrix, MultiSimilarity, ProxyAnchor, Triplet
-from metrixkit.report import curves, training_curves
+from metrixkit.report import training_curves
 from metrixkit.report.positivity import pool_positivity, positivity, positivity_plot, positivity_threshold
 
 FIXTURE = json.loads((Path(__file__).parent.parent / "fixtures" / "metrix.json").read_text())
@@ -139,10 +140,10 @@ def test_picture(tmp_path):
 
 def test_geometry_has_a_panel_of_its_own(tmp_path, monkeypatch):
     titles, drawn = [], []
-    original, plot = curves.Axes.set_title, curves.Axes.plot
-    monkeypatch.setattr(curves.Axes, "set_title", lambda self, t, **k: (titles.append(t), original(self, t, **k))[1])
+    original, plot = Axes.set_title, Axes.plot
+    monkeypatch.setattr(Axes, "set_title", lambda self, t, **k: (titles.append(t), original(self, t, **k))[1])
     monkeypatch.setattr(
-        curves.Axes, "plot", lambda self, x, y, **k: (drawn.append((k["label"], list(y))), plot(self, x, y, **k))[1]
+        Axes, "plot", lambda self, x, y, **k: (drawn.append((k["label"], list(y))), plot(self, x, y, **k))[1]
     )
     entries = [
         {"step": i, "epoch": i, "validation/recall@1": 0.5, "validation/utilization": 0.9 - i / 100,

@@ -9,6 +9,7 @@ from metrixkit.data.photometric import within
 from metrixkit.errors import InputError, did_you_mean
 
 Interpolation = Literal["bilinear", "bicubic"]
+PaddingMode = Literal["reflect", "symmetric", "edge", "constant"]
 Recipe = Literal["random-resized-crop", "random-crop", "affine", "none"]
 
 
@@ -37,8 +38,12 @@ class Transform:
             the model's image size; None is ``round(image_size * 256 / 224)``. Equal to it, images that have this size
             already pass untouched: what small square images need.
         train: ``random-resized-crop``: a crop of random area and shape, scaled to the size. ``random-crop``: resized,
-            then a crop at a random place. ``affine``: the evaluation image, turned, moved and scaled a little, edges
-            continued. ``none``: the evaluation image.
+            padded by `padding`, then a crop at a random place. ``affine``: the evaluation image, turned, moved and
+            scaled a little, edges continued. ``none``: the evaluation image.
+        padding: Pixels added on each side before ``random-crop``. The usual one of CIFAR is 4, with `resize` at the
+            model's image size.
+        padding_mode: What is there: ``reflect`` and ``symmetric`` mirror the image, without and with its last row;
+            ``edge`` continues that row; ``constant`` is black.
         scale: Area of ``random-resized-crop`` as a share of the image, lowest and highest.
         ratio: Width / height of ``random-resized-crop``, lowest and highest.
         flip: Probability of mirroring left and right.
@@ -64,6 +69,8 @@ class Transform:
 
     resize: int | None = None
     train: Recipe = "random-resized-crop"
+    padding: int = 0
+    padding_mode: PaddingMode = "reflect"
     scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
     ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
     flip: float = 0.5
@@ -89,6 +96,14 @@ def check(settings: Transform) -> None:
         InputError: Names the first.
     """
     one_of("train", settings.train, get_args(Recipe))
+    one_of("padding_mode", settings.padding_mode, get_args(PaddingMode))
+    if settings.padding < 0:
+        raise InputError(f"transform.padding: expected a number of pixels, 0 or more, got {settings.padding}")
+    if settings.padding and settings.train != "random-crop":
+        raise InputError(
+            f"transform.padding={settings.padding}: only train=random-crop pads, this one is {settings.train!r}; set "
+            "it to 0, or transform.train=random-crop"
+        )
     one_of("interpolation", settings.interpolation, get_args(Interpolation))
     for name, upper in (("scale", 1.0), ("small_scale", 1.0), ("ratio", float("inf")), ("zoom", float("inf"))):
         pair = getattr(settings, name)

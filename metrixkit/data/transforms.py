@@ -73,7 +73,14 @@ def framing(settings: Transform, image_size: int, sizes: Sequence[int] = ()) -> 
         return RandomResizedFrame(sizes, settings.scale, settings.ratio, settings.flip, mode)
     steps: list[nn.Module]
     if settings.train == "random-crop":
-        steps = [LimitAspect(), v2.Resize(resize, interpolation=mode, antialias=True), v2.RandomCrop(size)]
+        if settings.padding >= resize and settings.padding_mode in ("reflect", "symmetric"):
+            raise InputError(
+                f"transform.padding={settings.padding}: an image of {resize} pixels can be mirrored over fewer than "
+                "that; lower it, or take transform.padding_mode=edge"
+            )
+        padded = [v2.Pad(settings.padding, padding_mode=settings.padding_mode)] if settings.padding else []
+        scaled = v2.Resize(resize, interpolation=mode, antialias=True)
+        steps = [LimitAspect(), scaled, *padded, v2.RandomCrop(size)]
     else:
         steps = [eval_transform(settings, size)]
     if settings.train == "affine":

@@ -2,19 +2,19 @@
 and what it asks for.
 
 B images. Lambda and partners are drawn by the recipe, so that they are alike for all; a mixer says how two become one
-and which lambda labels must use. Concentrations of the papers' comparison (Li et al., SAMix, 2021; where it says one
-number, 1 is its default elsewhere):
+and which lambda labels must use. Concentrations of the papers' comparison (Li et al., SAMix, 2021), as its release
+tabulates them; what the paper says otherwise stands in brackets:
 
-==================  =========  =============  ==================  ==================
-mixer               CIFAR-100  Tiny-ImageNet  CUB, Aircraft       ImageNet
-==================  =========  =============  ==================  ==================
-mixup               1          1              0.2 (paper: 1)      0.2
-cutmix              0.2        1              1                   1 (ResNet-18: 0.2)
-manifoldmix         2          0.2            0.5                 0.2
-saliencymix, fmix   0.2        1              0.2                 1 (ResNet-18: 0.2)
-resizemix (drawn)   1          1              1                   1 (ResNet-18: 0.2)
-puzzlemix           1          1              1                   1
-==================  =========  =============  ==================  ==================
+==================  =========  =============  ==============  ===================  =========================
+mixer               CIFAR-100  Tiny-ImageNet  CUB, Aircraft   ImageNet, ResNet-18  ImageNet, larger networks
+==================  =========  =============  ==============  ===================  =========================
+mixup               1          1              0.2 (paper: 1)  0.2                  0.2 (paper: 1)
+cutmix              0.2        1              1               0.2                  1
+manifoldmix         2          0.2            0.5             0.2                  0.2 (paper: 1)
+saliencymix, fmix   0.2        1              0.2             0.2                  1
+resizemix (drawn)   1          1              1               0.2                  1
+puzzlemix           1          1              1               1                    1
+==================  =========  =============  ==============  ===================  =========================
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
+from metrixkit.config import load
 from metrixkit.data.transforms import (
     Transform,
     eval_transform,
@@ -84,6 +87,29 @@ def test_affine_moves_at_most_as_far_as_it_says():
     assert torch.stack(moves).abs().max() == 4
 
 
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "edge", "constant"])
+def test_a_padded_crop_is_one_of_the_padded_image(mode):
+    settings = Transform(train="random-crop", resize=32, padding=4, padding_mode=mode, flip=0)
+    image = picture(32, 32)
+    padded = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)), mode=mode)
+    crops = {padded[:, y : y + 32, x : x + 32].tobytes(): (y, x) for y in range(9) for x in range(9)}
+    transform = train_transform(settings, 32)
+    places = [crops[drawn(transform, image, seed).numpy().tobytes()] for seed in range(150)]
+    for axis in zip(*places, strict=True):
+        assert set(axis) == set(range(9))
+
+
+def test_the_padded_crop_of_cifar():
+    """As the release of SAMix has it: 4 pixels, mirrored, a crop of 32 and a flip."""
+    config = load(Path(__file__).parents[2] / "configs/cifar100_samix.yaml")["transform"]
+    settings = Transform(**{key: config[key] for key in ("resize", "train", "padding", "padding_mode", "flip")})
+    assert settings == Transform(resize=32, train="random-crop", padding=4, padding_mode="reflect", flip=0.5)
+    published = v2.Compose([v2.RandomCrop(32, padding=4, padding_mode="reflect"), v2.RandomHorizontalFlip()])
+    image = picture(32, 32)
+    for seed in range(5):
+        assert torch.equal(drawn(train_transform(settings, 32), image, seed), drawn(published, image, seed))
+
+
 def test_flip_probability():
     image = picture(32, 32)
     settings = Transform(train="none", resize=32, flip=1.0)
@@ -139,6 +165,10 @@ def test_saved_form_with_a_gap():
         (Transform(scale=[0.5, 0.1]), "transform.scale"),
         (Transform(scale=[0.5, 2.0]), "transform.scale"),
         (Transform(ratio=[1.0]), "transform.ratio"),
+        (Transform(train="random-crop", padding=-1), "transform.padding: .*0 or more"),
+        (Transform(train="random-crop", padding=256), "padding=256: an image of 256 pixels"),
+        (Transform(padding=4), "only train=random-crop pads, this one is 'random-resized-crop'"),
+        (Transform(padding_mode="reflection"), "Did you mean 'reflect'"),  # type: ignore[arg-type]
         (Transform(flip=1.5), "transform.flip"),
         (Transform(color_jitter=-1), "transform.color_jitter"),
         (Transform(interpolation="nearest"), "transform.interpolation"),  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             options.model, options.source, options.out, options.batch_size, options.parquet, options.split
         )
         for line in said:
-            print(line)
+            say(line)
         more = f", {options.out}/embeddings.parquet" if options.parquet else ""
         say(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv{more}")
         return 0

@@ -213,6 +213,20 @@ def test_without_a_source_it_is_the_runs_own_data(
     assert source.read(["data.seed=0"], run).items["id"].tolist() != table["id"].tolist()
 
 
+def test_an_index_in_a_folder_whose_name_is_not_utf8_is_refused(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"{tmp_path}/ix\udce9"
+    assert index.main(["build", str(shop / "run"), str(shop / "pics"), "--out", out]) == 2
+    told = capsys.readouterr().err
+    assert "--out: the name" in told
+    assert r"ix\xe9 is not UTF-8" in told
+    assert list(tmp_path.iterdir()) == []
+    kept = RetrievalIndex.build(np.eye(4, dtype=np.float32), ["a", "b", "c", "d"])
+    with pytest.raises(InputError, match="the path is not UTF-8"):
+        kept.save(out)
+
+
 def test_labels_that_nobody_gave_are_not_evaluated(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

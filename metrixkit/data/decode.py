@@ -32,6 +32,7 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 _ORIENTATION_TAG: Final = 0x0112
 _HEIF_BRANDS: Final = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _AVIF_BRANDS: Final = frozenset((b"avif", b"avis"))
+_LFS: Final = b"version https://git-lfs.github.com/"
 _TURN: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -104,8 +105,13 @@ def _why_unidentified(file: IO[bytes], brand: bytes) -> str:
         return "the file is empty"
     if brand in _HEIF_BRANDS:
         return heif_missing() or "broken HEIC image"
+    if brand in _AVIF_BRANDS and "AVIF" in Image.OPEN:
+        return "broken AVIF image"
     if brand in _AVIF_BRANDS:
         return "AVIF is read by Pillow 11.3 and newer: pip install 'pillow>=11.3', or convert it to JPEG"
+    file.seek(0)
+    if file.read(len(_LFS)) == _LFS:
+        return "a pointer of Git LFS, not the image; fetch it with git lfs pull"
     return "not an image of a format that Pillow reads; convert it to PNG or JPEG"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from metrixkit.errors import InputError
+from metrixkit.visible import one_line
 
 HEIF_SUFFIXES: Final = frozenset((".heic", ".heif"))
 SUFFIXES: Final = HEIF_SUFFIXES | frozenset(
@@ -73,8 +74,7 @@ def told(passed_over: Mapping[str, Sequence[str]]) -> str:
 
 def printable(name: str) -> str:
     r"""Return a name for people: bytes that are not UTF-8 and what a terminal would obey stand as ``\x..``."""
-    known = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in known)
+    return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def is_utf8(name: str) -> bool:
@@ -93,7 +93,7 @@ def refuse_bytes(names: Sequence[str], where: str) -> None:
         more = f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
         raise InputError(
             f"{where}: the name {printable(wrong[0])}{more} is not UTF-8, so no table, result or index could hold it. "
-            "Rename such files and folders; of an old archive `convmv -f latin1 -t utf-8 -r --notest FOLDER` does it."
+            "Rename such files and folders; in an old archive `convmv -f latin1 -t utf-8 -r --notest FOLDER` does it."
         )
 
 

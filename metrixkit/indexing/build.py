@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from metrixkit.data.image_files import refuse_bytes
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
 from metrixkit.indexing import items as kept
@@ -180,6 +181,7 @@ def set_parameters(folder: str | Path, text: str) -> str:
 
 def refuse_foreign(out: Path) -> None:
     """Raise InputError where `out` holds something other than an index: before the work, not after it."""
+    refuse_bytes([str(out)], "--out")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; expected a folder for the index.")
     if out.is_dir() and not (out / "CURRENT").exists() and any(out.iterdir()):

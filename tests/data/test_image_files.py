@@ -175,6 +175,18 @@ def test_heic_names_the_package_it_needs(photos: Path, name: str, monkeypatch: p
             Images(str(photos)).read()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "git lfs pull"),
+        (b"\x00\x00\x00\x18ftypavif" + bytes(40), "broken AVIF"),
+    ],
+)
+def test_what_stands_in_for_an_image_is_named(content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        decode(content)
+
+
 def test_heic_and_avif_are_read(photos: Path) -> None:
     picture(photos / "cat" / "2.avif", 40)
     assert abs(int(decode(photos / "cat" / "2.avif")[0, 0, 0]) - 40) < 8

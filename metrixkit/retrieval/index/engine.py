@@ -18,6 +18,7 @@ from metrixkit.retrieval.index.factory import Factory
 from metrixkit.retrieval.index.learning import innermost, train
 from metrixkit.retrieval.index.library import faiss_library
 from metrixkit.retrieval.index.selection import passing
+from metrixkit.visible import visible
 
 SCAN = 2**16  # vectors given back at a time
 GPU_MOST = 2048  # neighbours a GPU search can give
@@ -26,6 +27,12 @@ GPU_MOST = 2048  # neighbours a GPU search can give
 def reason(error: Exception) -> str:
     """Return the reason at the end of faiss's message, which opens with a C++ signature."""
     return " ".join(str(error).split("Error: ")[-1].split())[:200]
+
+
+def _not_utf8(path: str | os.PathLike[str]) -> InputError:
+    return InputError(
+        f"{visible(os.fspath(path))}: the path is not UTF-8, and faiss takes no other. Give another folder."
+    )
 
 
 class Engine:
@@ -74,6 +81,8 @@ class Engine:
             index = faiss.read_index(os.fspath(path), flags)
         except RuntimeError as error:
             raise InputError(f"{path}: faiss cannot read it ({reason(error)}); the file is damaged.") from error
+        except TypeError as error:
+            raise _not_utf8(path) from error
         engine = cls(index, factory, metric, mapped=os.fspath(path) if mmap else None)
         engine._remind()
         return engine
@@ -89,6 +98,8 @@ class Engine:
             self._faiss.write_index(self.index, os.fspath(path))
         except RuntimeError as error:
             raise OSError(f"{path}: faiss cannot write the index ({reason(error)})") from error
+        except TypeError as error:
+            raise _not_utf8(path) from error
 
     @property
     def count(self) -> int:

@@ -12,12 +12,11 @@ import pandas as pd
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.labels import read_labels
-from metrixkit.retrieval.bootstrap import percentile_interval
 from metrixkit.retrieval.exact.crossranks import CrossRanks, cross_ranks
 from metrixkit.retrieval.exact.crossscores import EmbeddingScores, MatrixScores, Scores
 from metrixkit.retrieval.exact.rows import Rows
 from metrixkit.retrieval.exact.setting import TIE, read_ids
-from metrixkit.retrieval.result import LEVEL, Evaluation
+from metrixkit.retrieval.result import Evaluation, QueryValues
 
 TIES = "Ties count against the query (pessimistic rank)."
 OPTIMISTIC = "The same with ties counted for the query; stands here because it differs."
@@ -27,40 +26,30 @@ OPTIMISTIC = "The same with ties counted for the query; stands here because it d
 class CrossModal(Evaluation):
     """An :class:`Evaluation` of both directions; what its parts hold is told by :func:`crossmodal`."""
 
-    def interval(
-        self,
-        name: str,
-        level: float = LEVEL,
-        samples: int = 2000,
-        seed: int = 0,
-        by: Literal["query", "class"] = "query",
-    ) -> tuple[float, float]:
-        """Return the percentile bootstrap interval of a metric, over the evaluated queries of its direction.
+    def values_of(self, name: str) -> QueryValues:
+        """Return the values of a metric query by query, of the queries of its direction; classes are the videos.
+
+        The median is then the mean of two middle values, for `compat` too.
 
         Args:
             name: One of the metrics, or its ``NAME/optimistic``.
-            level: Share of resamples inside, in (0, 1).
-            samples: Number of resamples.
-            seed: Of the drawing.
-            by: What is drawn with replacement: single queries, or "class" for videos with all their texts.
-
-        Returns:
-            low, high, in the units of the metric. The median is the mean of two middle values, for `compat` too.
 
         Raises:
-            InputError: A metric that is not there; a bad level or number of samples.
+            InputError: A metric that is not there, or one of both directions.
         """
-        if by not in ("query", "class"):
-            raise InputError(f"interval: by={by!r} is not known.{did_you_mean(by, ('query', 'class'))}")
         plain = name.removesuffix("/optimistic")
         if plain not in self.metrics:
             raise InputError(f"interval: no metric {name!r} was computed.{did_you_mean(plain, self.metrics)}")
-        direction, what = plain.split("/")
+        direction, _, what = plain.partition("/")
+        if not what:
+            raise InputError(f"interval: {name!r} is no mean over queries, so drawing queries tells nothing of it.")
         asked = self.per_query[(self.per_query["direction"] == direction) & (self.per_query["relevant"] > 0)]
         ranks = asked["rank" if name == plain else "rank_optimistic"].to_numpy(dtype=np.float64)
         values = ranks <= int(what.partition("@")[2]) if "@" in what else 1 / ranks if what == "mrr" else ranks
-        videos = asked["video"].to_numpy() if by == "class" else None
-        return percentile_interval(values, level, samples, seed, videos, "median" if "median" in what else "mean")
+        summary: Literal["mean", "median"] = "median" if "median" in what else "mean"
+        return QueryValues(
+            asked["id"].to_numpy(), asked["video"].to_numpy(), np.asarray(values, dtype=np.float64), summary
+        )
 
 
 @dataclass(frozen=True)

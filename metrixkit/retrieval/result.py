@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,22 @@ from metrixkit.retrieval.bootstrap import percentile_interval
 from metrixkit.retrieval.measures import Measure, is_known, measures_of
 
 LEVEL = 0.95
+
+
+class QueryValues(NamedTuple):
+    """A metric query by query.
+
+    Attributes:
+        ids: (Q,) of the evaluated queries.
+        classes: (Q,) theirs.
+        values: (Q,) float64.
+        summary: What of the values the metric is.
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+    values: np.ndarray
+    summary: Literal["mean", "median"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,21 @@ class Evaluation(Mapping[str, float]):
         """
         if by not in ("query", "class"):
             raise InputError(f"interval: by={by!r} is not known.{did_you_mean(by, ('query', 'class'))}")
+        found = self.values_of(name)
+        clusters = found.classes if by == "class" else None
+        if clusters is not None and len(np.unique(clusters)) < 2:
+            raise InputError("interval: all evaluated queries are of one class, so drawing classes tells nothing.")
+        return percentile_interval(found.values, level, samples, seed, clusters, found.summary)
+
+    def values_of(self, name: str) -> QueryValues:
+        """Return the values of a metric by rank, query by query, of the queries that have anything to find.
+
+        Args:
+            name: A metric by rank, or its ``NAME/optimistic``.
+
+        Raises:
+            InputError: A metric that is not there, or one that is not made of queries.
+        """
         plain = name.removesuffix("/optimistic")
         if plain not in self.metrics:
             raise InputError(f"interval: no metric {name!r} was computed.{did_you_mean(plain, self.metrics)}")
@@ -88,10 +119,7 @@ class Evaluation(Mapping[str, float]):
             raise InputError(f"interval: {name!r} is no mean over queries, so drawing queries tells nothing of it.")
         evaluated = self.per_query[self.per_query["relevant"] > 0]
         values = evaluated[measure.column if name == plain else measure.optimistic].to_numpy(dtype=np.float64)
-        clusters = evaluated["label"].to_numpy() if by == "class" else None
-        if clusters is not None and len(np.unique(clusters)) < 2:
-            raise InputError("interval: all evaluated queries are of one class, so drawing classes tells nothing.")
-        return percentile_interval(values, level, samples, seed, clusters, measure.summary)
+        return QueryValues(evaluated["id"].to_numpy(), evaluated["label"].to_numpy(), values, measure.summary)
 
     def intervals(self, level: float = LEVEL) -> dict[str, dict[str, Any]]:
         """Return for each recall@k its interval over queries (low, high) and over classes, for a JSON file.

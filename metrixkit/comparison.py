@@ -206,7 +206,8 @@ def _forced(problems: Sequence[str], force: bool) -> list[str]:
 def _choose_metrics(records: Sequence[Record], wanted: Sequence[str] | None) -> list[str]:
     known = list(dict.fromkeys(name for record in records for name in record.metrics()))
     if not known:
-        raise InputError(f"{records[0].folder / 'results.json'} holds no metric.")
+        why = "" if records[0].results.get("judged", True) else ": it had no test split, so nothing was judged"
+        raise InputError(f"{records[0].folder / 'results.json'} holds no metric{why}.")
     if not wanted:
         recalls = [n for n in known if n.startswith("recall@") and "/" not in n]
         classes = [n for n in CLASSES if n in known]

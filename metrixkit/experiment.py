@@ -13,9 +13,12 @@ from metrixkit import config as configs
 from metrixkit.errors import InputError
 from metrixkit.families import ANY, allow_code
 from metrixkit.files import write_json
+from metrixkit.gain import BEFORE, run_gain, save_per_query
 from metrixkit.jobs import JOBS, images
 from metrixkit.jobs.job import Job
 from metrixkit.report import format_table, write_report
+from metrixkit.report.sentence import how_sure, nothing_judged
+from metrixkit.report.text import format_change, format_value, is_share
 from metrixkit.training import checkpoint
 from metrixkit.training.checkpoint import Progress
 from metrixkit.training.log import RunLog
@@ -74,8 +77,12 @@ def train(config: Mapping[str, Any], path: str | Path, resume: bool = False) -> 
         if progress.step:
             run_log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1})")
         if progress.before is None:
-            progress.before = job.judge().metrics
-            run_log.say("before training, on the test split:\n" + format_table(progress.before))
+            judged = job.judge()
+            progress.before = judged.metrics
+            if judged.per_query is not None and fabric.is_global_zero:
+                save_per_query(folder.path / BEFORE, judged.per_query)
+            if judged.metrics:
+                run_log.say("before training, on the test split:\n" + format_table(progress.before))
             run_log.numbers(0, 0, job.watch(0))
         progress = Trainer(fabric=fabric, log=run_log, **job.trainer_parts).run(progress)
         results = finish(job, folder, progress, run_log, time.perf_counter() - started)
@@ -99,11 +106,14 @@ def finish(job: Job, folder: RunFolder, progress: Progress, run_log: RunLog, sec
         "selected_epoch": progress.best_epoch if kind == "best" else progress.epoch,
         "before": progress.before,
         "last": last,
+        "gain": run_gain(folder.path, judged.per_query) if judged.metrics else None,
         "task": job.config["task"],
         "headline": job.headline,
         "data": job.data,
         "protocol": job.protocol,
         "split": job.split,
+        "judged": bool(judged.metrics),
+        "validation": {**job.validation, "metric": job.selects, "best": progress.best} if job.selects else None,
         "counts": judged.counts,
         "definitions": judged.definitions,
         "intervals": judged.intervals,
@@ -131,13 +141,17 @@ def finish(job: Job, folder: RunFolder, progress: Progress, run_log: RunLog, sec
 
 
 def conclude(results: Mapping[str, Any], select_by: str, run_log: RunLog) -> None:
-    """Print the selected metrics and say plainly whether training helped."""
+    """Print the selected metrics and say plainly whether training helped, or that nothing was judged."""
+    epoch = f"{results['selected']} epoch ({results['selected_epoch']})"
+    if not results["judged"]:
+        run_log.say(f"\n{epoch}: {nothing_judged(results)}")
+        return
     after, before = results["metrics"][select_by], results["before"][select_by]
-    run_log.say(
-        f"\ntest split, {results['selected']} epoch ({results['selected_epoch']}):\n" + format_table(results["metrics"])
-    )
-    verdict = "gained" if after > before else "LOST" if after < before else "changed nothing"
-    run_log.say(
-        f"{select_by}: {100 * before:.1f} before training, {100 * after:.1f} after: training {verdict}"
-        + (f" {100 * abs(after - before):.1f} points" if after != before else "")
-    )
+    run_log.say(f"\ntest split, {epoch}:\n" + format_table(results["metrics"]))
+    said = f"{select_by}: {format_value(select_by, before)} before training, {format_value(select_by, after)} after"
+    if after == before:
+        run_log.say(f"{said}: training changed nothing")
+        return
+    units = " points" if is_share(select_by) else ""
+    verdict = f"training {'gained' if after > before else 'LOST'} {format_change(select_by, after - before)}{units}"
+    run_log.say(f"{said}: {verdict}{how_sure(results)}")

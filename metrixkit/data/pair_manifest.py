@@ -40,6 +40,7 @@ class PairManifest:
         dropped: Listed items left out because something of theirs is missing or broken.
         expected: Published number of items per split, before anything was dropped; empty when unknown.
         absent: What was left out or is blank, a line each: item and reason.
+        held_out: What was taken out of training as the split "validation": "classes", "items", or "".
         unused: Videos or features that lie there and that no item names, sorted.
 
     Raises:
@@ -57,6 +58,7 @@ class PairManifest:
     expected: Mapping[str, int] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    held_out: str = ""
 
     def __post_init__(self) -> None:
         where = f"data set {self.name!r} ({self.root})"
@@ -151,11 +153,12 @@ def pairs_with_validation(manifest: PairManifest, share: float, seed: int) -> Pa
 
     Args:
         manifest: Its split "train" is divided.
-        share: Share of the training items to move, in [0, 1); at least one moves and one stays.
+        share: Share of the training items to move, in [0, 1); at least two move and two stay.
         seed: The items moved are a pure function of the training ids, `share` and `seed`.
 
     Raises:
-        InputError: `share` lies outside [0, 1), or fewer than two training items.
+        InputError: `share` lies outside [0, 1), or fewer than two items could be held out, or would be left: one alone
+            would be found whatever the model.
     """
     if not 0.0 <= share < 1.0:
         raise InputError(f"evaluation.validation={share}: expected a share in [0, 1).")
@@ -164,19 +167,22 @@ def pairs_with_validation(manifest: PairManifest, share: float, seed: int) -> Pa
     train = manifest.part("train").items
     source_of = dict(zip(train["id"], sources_of(train, list(manifest.modalities)), strict=True))
     sources = sorted(set(source_of.values()))
-    if len(sources) < 2:
-        raise InputError(
-            f"{manifest.name!r} has one training item, or stretches of one video; none can be held out for validation."
-        )
-    count = min(max(round(share * len(sources)), 1), len(sources) - 1)
+    least = min(2, len(sources) // 2)
+    count = min(max(round(share * len(sources)), least), len(sources) - least)
     chosen = {sources[i] for i in np.random.default_rng(seed).permutation(len(sources))[:count]}
     moved = {item for item, source in source_of.items() if source in chosen}
+    if min(len(moved), len(train) - len(moved)) < 2:
+        what = "one training item, or stretches of one video" if len(sources) < 2 else f"{len(train)} training items"
+        raise InputError(
+            f"{manifest.name!r} has {what}; none can be held out for validation, which takes two and leaves two. Add "
+            "items, give the split yourself, or set evaluation.validation=0, which keeps the last epoch."
+        )
     items, texts = manifest.items.copy(), manifest.texts.copy()
     items.loc[items["id"].isin(moved), "split"] = "validation"
     texts.loc[texts["item"].isin(moved), "split"] = "validation"
     # The published count of "train" no longer says anything about what is in it.
     expected = {split: n for split, n in manifest.expected.items() if split != "train"}
-    return replace(manifest, items=items, texts=texts, expected=expected)
+    return replace(manifest, items=items, texts=texts, expected=expected, held_out="items")
 
 
 def sources_of(items: pd.DataFrame, modalities: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,13 +19,21 @@ from metrixkit.data.transforms import eval_transform, eval_transform_config
 from metrixkit.data.views import TrainViews
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
-from metrixkit.jobs.job import FromTask, Judged, parameters_line
+from metrixkit.gain import PerQuery
+from metrixkit.jobs.job import (
+    NOTHING_JUDGED,
+    FromTask,
+    Judged,
+    parameters_line,
+    per_query_of,
+    selection_line,
+)
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.jobs.pictures import draw_mixtures, draw_pictures
 from metrixkit.kinds import TASK
 from metrixkit.mixing.mixer import save_mixer
 from metrixkit.models import Classifier, ImageEncoder, export_backbone, save_classifier, save_model
-from metrixkit.retrieval import save_predictions
+from metrixkit.retrieval import Evaluation, Predictions, save_predictions
 from metrixkit.source import make_decode, read_data
 from metrixkit.tasks import (
     TASKS,
@@ -77,6 +86,11 @@ class ImageJob(FromTask):
     transform: dict[str, Any]
     trainer_parts: dict[str, Any]
 
+    @property
+    def judges(self) -> bool:
+        """Whether there is a test split."""
+        return self.task.test_split in self.manifest.splits
+
     def introduction(self) -> list[str]:
         """Say what is trained on what."""
         counts = ", ".join(f"{split} {n}" for split, n in self.manifest.counts().items())
@@ -87,6 +101,8 @@ class ImageJob(FromTask):
             parameters_line(
                 self.method, self.config["model"].get("backbone", self.config["model"]["name"]), self.fabric
             ),
+            selection_line(self.validation, self.protocol, self.task.settings.validation, self.judges),
+            *([] if self.judges else [f"note: {NOTHING_JUDGED}"]),
             *(f"note: {note}" for part in (self.model, self.task) for note in getattr(part, "notes", [])),
         ]
 
@@ -95,7 +111,9 @@ class ImageJob(FromTask):
         return self.task.watch(self.judged, epoch)  # type: ignore[arg-type]
 
     def judge(self) -> Judged:
-        """Evaluate the test split."""
+        """Evaluate the test split, where there is one."""
+        if not self.judges:
+            return Judged({}, {**self.manifest.counts(), "dropped": self.manifest.dropped}, {})
         tested = self.task.evaluate(self.judged, self.task.test_split)  # type: ignore[arg-type]
         metrics, evaluation, found = self.task.describe(self.judged, *tested)  # type: ignore[arg-type]
         seen = set(self.manifest.part(self.task.test_split).labels) & set(self.manifest.part("train").labels)
@@ -108,11 +126,20 @@ class ImageJob(FromTask):
         intervals = evaluation.intervals()
         if isinstance(self.judged, Classifier) and isinstance(self.task, Classification):
             intervals = {**self.task.intervals(self.judged, tested[1]), **intervals}
-        return Judged(metrics, counts, evaluation.definitions, intervals, (found, *tested[1:]))
+        kept = self._per_query(evaluation, found)
+        return Judged(metrics, counts, evaluation.definitions, intervals, (found, *tested[1:]), kept)
+
+    def _per_query(self, evaluation: Evaluation, found: Predictions) -> PerQuery | None:
+        """Return the headline query by query: of a class that is answered, or of what is found."""
+        for name, ranks in found.class_ranks.items():
+            k = self.headline.removeprefix(name)
+            if k.isdigit():
+                right = (ranks <= int(k)).astype(np.float64)
+                return PerQuery(self.headline, found.query_ids, found.query_labels, right)
+        return per_query_of(self.headline, evaluation)
 
     def keep(self, folder: RunFolder, judged: Judged) -> None:
         """Write the model, the predictions and the pictures."""
-        found, queries, gallery = judged.found
         encoders = self.method.encoders()  # type: ignore[operator]
         save_model(encoders["image"], folder.path / "model", self.transform, {"data": self.data, "split": self.split})
         masks = getattr(self.method, "learned_masks", None)
@@ -125,9 +152,11 @@ class ImageJob(FromTask):
         if not self.method.needs().labels and str(self.config["model"].get("backbone")).startswith(LIBRARIES):  # type: ignore[operator]
             # What was learned without labels is mostly a start for something else: detectors, other programmes.
             export_backbone(self.model, folder.path / "backbone.safetensors")
-        save_predictions(folder.path / "predictions.npz", found)
         pictures = folder.path / "pictures"
-        draw_pictures(pictures, self.manifest, self.task, found, queries, gallery)
+        if judged.found is not None:
+            found, queries, gallery = judged.found
+            save_predictions(folder.path / "predictions.npz", found)
+            draw_pictures(pictures, self.manifest, self.task, found, queries, gallery)
         criterion, stage = getattr(self.method, "loss", None), getattr(self.method, "stage", None)
         draw_mixtures(pictures / "mixed.png", criterion, self.model, stage, self.task, self.config["seed"])
 

@@ -17,7 +17,7 @@ from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
 from metrixkit.families import lookup
 from metrixkit.files import write_text
-from metrixkit.jobs.job import FromTask, Judged, parameters_line
+from metrixkit.jobs.job import NOTHING_JUDGED, FromTask, Judged, parameters_line, selection_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.kinds import MODEL
 from metrixkit.models import MODELS
@@ -48,10 +48,13 @@ class ModalityJob(FromTask):
     def introduction(self) -> list[str]:
         """Say what is trained on what, and what is missing by nature."""
         manifest = self.task.manifest
+        judges = self.task.test_split in manifest.splits
         there = ", ".join(f"{name} {n:,}" for name, n in describe(manifest).items())
         return [
             f"data: {self.data}, split {self.split} {manifest.counts()}; of {len(manifest):,} items there are {there}",
             parameters_line(self.method, self.config["model"]["name"], self.fabric),
+            selection_line(self.validation, self.protocol, self.task.settings.validation, judges),
+            *([] if judges else [f"note: {NOTHING_JUDGED}"]),
         ]
 
     def watch(self, epoch: int) -> dict[str, float]:
@@ -59,7 +62,9 @@ class ModalityJob(FromTask):
         return self.task.watch(self.model)
 
     def judge(self) -> Judged:
-        """Evaluate every subset of the test split."""
+        """Evaluate every subset of the test split, where there is one."""
+        if self.task.test_split not in self.task.manifest.splits:
+            return Judged({}, {f"{split}_items": n for split, n in self.task.manifest.counts().items()}, {})
         found = self.task.evaluate(self.model, self.task.test_split)
         counts = {**{f"{split}_items": n for split, n in self.task.manifest.counts().items()}, **found.counts}
         return Judged(self.task.told(found), counts, definitions_of(found), found=found)
@@ -67,6 +72,8 @@ class ModalityJob(FromTask):
     def keep(self, folder: RunFolder, judged: Judged) -> None:
         """Write the model, the table of subsets and its picture."""
         self.model.save(folder.path / "model")
+        if judged.found is None:
+            return
         found: Robustness = judged.found
         found.to_csv(folder.path / "subsets.csv")
         write_text(folder.path / "subsets.md", found.to_markdown())

@@ -18,7 +18,14 @@ from metrixkit.data.pairs import PairItems, pair_loader
 from metrixkit.errors import InputError
 from metrixkit.files import write_text
 from metrixkit.jobs.clip_pictures import draw_clips
-from metrixkit.jobs.job import FromTask, Judged, parameters_line
+from metrixkit.jobs.job import (
+    NOTHING_JUDGED,
+    FromTask,
+    Judged,
+    parameters_line,
+    per_query_of,
+    selection_line,
+)
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.pair_export import save_pair_model
 from metrixkit.models.video_text import PairInputs
@@ -58,6 +65,8 @@ class PairJob(FromTask):
             f"data: {self.data}, split {self.split} (items: {counts})"
             + (f"; {manifest.dropped} listed items dropped" if manifest.dropped else ""),
             parameters_line(self.method, settings.get("backbone", settings["name"]), self.fabric),
+            selection_line(self.validation, self.protocol, self.task.settings.validation, "test" in manifest.splits),
+            *([] if "test" in manifest.splits else [f"note: {NOTHING_JUDGED}"]),
         ]
 
     def watch(self, epoch: int) -> dict[str, float]:
@@ -65,15 +74,26 @@ class PairJob(FromTask):
         return self.task.watch(self.model)
 
     def judge(self) -> Judged:
-        """Evaluate the test split."""
+        """Evaluate the test split, where there is one."""
+        if "test" not in self.manifest.splits:
+            return Judged({}, {**counts_of(self.manifest), "dropped": self.manifest.dropped}, {})
         metrics, found, embedded = self.task.evaluate(self.model, "test")
         counts = {**counts_of(self.manifest), "dropped": self.manifest.dropped, **found.counts}
-        return Judged(metrics, counts, found.definitions, recall_intervals(found), (found, embedded))
+        return Judged(
+            metrics,
+            counts,
+            found.definitions,
+            recall_intervals(found),
+            (found, embedded),
+            per_query_of(self.headline, found),
+        )
 
     def keep(self, folder: RunFolder, judged: Judged) -> None:
         """Write the model, the ranks of every query and a picture of what texts find."""
-        found, embedded = judged.found
         save_pair_model(self.model, folder.path / "model", self.frames, {"data": self.data, "split": self.split})
+        if judged.found is None:
+            return
+        found, embedded = judged.found
         write_text(folder.path / "ranks.csv", csv_text(found.per_query))
         if self.task.read is not None:
             draw_clips(folder.path / "pictures" / "retrieval.png", embedded, found, self.task, self.config["seed"])
@@ -191,9 +211,8 @@ def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> Pa
         InputError: Any part refuses its settings or its data.
     """
     manifest = read_pairs(config)
-    for split in ("train", "test"):
-        if split not in manifest.splits:
-            raise InputError(f"data set {manifest.name!r} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+    if "train" not in manifest.splits:
+        raise InputError(f"data set {manifest.name!r} has no training split; it has {', '.join(manifest.splits)}.")
     modality = config["model"].get("modality")
     if modality is None:
         raise InputError(

@@ -15,6 +15,7 @@ from metrixkit import config as configs
 from metrixkit.data.sets.ratings import RatingSplit
 from metrixkit.errors import InputError
 from metrixkit.files import write_bytes, write_text
+from metrixkit.gain import PerQuery
 from metrixkit.jobs.job import FromTask, Judged, parameters_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.factors import Factors
@@ -48,6 +49,12 @@ class RatingJob(FromTask):
         settings = self.config["data"]
         return f"rows-{1 - settings['test']:g}-{settings['test']:g}-seed{settings['split_seed']}"
 
+    @property
+    def validation(self) -> dict[str, Any]:
+        """What selects: liked pairs."""
+        pairs = len(self.task.validation)
+        return {"held_out": "items", "items": pairs} if pairs else {}
+
     def introduction(self) -> list[str]:
         """Say what is trained on what, and what the most popular items reach."""
         counts, name = self.task.split.counts(), self.headline
@@ -69,7 +76,9 @@ class RatingJob(FromTask):
         longest = f"@{max(self.task.settings.at)}"
         metrics = {**found, **{f"popularity/{name}": v for name, v in popular.items() if name.endswith(longest)}}
         counts = {**self.task.split.counts(), **found.counts, "validation_liked": len(self.task.validation)}
-        return Judged(metrics, counts, found.definitions, found=found)
+        users = found.per_query["id"].to_numpy().astype(str)
+        kept = PerQuery(self.headline, users, users, found.per_query[self.headline].to_numpy(dtype=np.float64))
+        return Judged(metrics, counts, found.definitions, found=found, per_query=kept)
 
     def keep(self, folder: RunFolder, judged: Judged) -> None:
         """Write the vectors with their names, and the metrics of every user."""

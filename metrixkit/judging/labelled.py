@@ -110,6 +110,12 @@ def _model(
     said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}{dropped}"]
     settings = configs.settings(config, "evaluation")
     split = task.test_split if split is None else split
+    if split not in manifest.splits:
+        raise InputError(
+            f"data set {manifest.name!r} has no split {split!r} to evaluate; it has {', '.join(manifest.splits)}. Name "
+            "one of these by --split (--split train: all items that are there, each searched among the others), or "
+            "other data by data.root=FOLDER."
+        )
     asked = plan(probes, changes, task, split, config["seed"])
     queries = task.embed(embedder.encoder, split)
     gallery = task.gallery(embedder.encoder, split)

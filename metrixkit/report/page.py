@@ -12,7 +12,17 @@ from metrixkit.errors import InputError
 from metrixkit.report.curves import training_curves
 from metrixkit.report.markup import DRAWING, PHOTOGRAPHS, contents, document, picture, safe, section, table, write_text
 from metrixkit.report.meanings import GEOMETRY, TOGETHER, exact, in_words
-from metrixkit.report.sentence import Interval, headline, is_retrieval, numbers, plain_sentence, read_interval, verdict
+from metrixkit.report.sentence import (
+    Interval,
+    headline,
+    how_sure,
+    is_retrieval,
+    nothing_judged,
+    numbers,
+    plain_sentence,
+    read_interval,
+    verdict,
+)
 from metrixkit.report.text import format_value
 
 # In this order; whatever else lies in the folder follows. Pictures say themselves what they show; those of runs of
@@ -92,7 +102,10 @@ def _about(results: Mapping[str, Any]) -> str:
 def _plain(results: Mapping[str, Any], within: Interval | None) -> str:
     said = verdict(results)
     if said is None:
-        return ""
+        if results.get("judged", True):
+            return ""
+        words = nothing_judged(results)
+        return f'<p class="note"><strong>{safe(words[0].upper() + words[1:])}</strong></p>'
     text, good = said
     figures = safe(text) if good else f"<strong>{safe(text)}</strong>"
     return (
@@ -126,6 +139,8 @@ def _results(results: Mapping[str, Any], within: Interval | None) -> str:
         lines.append(f'<tr><td class="name">{safe(name)}</td>{cells}<td class="meaning">{meaning}</td></tr>')
     below = [
         _interval_line(results, within),
+        _gain_line(results),
+        _selection_line(results),
         " ".join(str(text) for text in (shared, given.get("convention")) if text),
         # Definitions of what is no column: of counts, of an assumption.
         *(f"{name}: {text}" for name, text in given.items() if name not in names and name != "convention"),
@@ -151,6 +166,27 @@ def _interval_line(results: Mapping[str, Any], within: Interval | None) -> str:
         f"{name} lies between {low} and {high} with 95 % confidence (percentile bootstrap over queries). That covers "
         f"which queries were asked, not what another seed would give; {narrow}"
     )
+
+
+def _gain_line(results: Mapping[str, Any]) -> str:
+    gain = results.get("gain")
+    if not isinstance(gain, Mapping) or not results.get("before"):
+        return ""
+    if "none" in gain:
+        return f"No interval of the change by training: {gain['none']}."
+    sure = how_sure(results).lstrip(" (").replace(")", "", 1)
+    return f"{gain.get('metric')}, change by training: {sure}. {gain.get('definition', '')}" if sure else ""
+
+
+def _selection_line(results: Mapping[str, Any]) -> str:
+    chosen = results.get("validation")
+    if not isinstance(chosen, Mapping):
+        return ""
+    held = {"": "a validation split that came with the data", "classes": "training classes that were held out"}.get(
+        str(chosen.get("held_out")), "training items that were held out, of classes that were trained on"
+    )
+    classes = f" of {chosen['classes']} classes" if "classes" in chosen else ""
+    return f"Selected by {chosen.get('metric')} on {held} ({chosen.get('items')} items{classes})."
 
 
 def _pictures(folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from metrixkit.errors import InputError
+from metrixkit.gain import in_words
 from metrixkit.paired import read_answers
 from metrixkit.report.text import format_change, format_value, is_share
 
@@ -118,6 +119,8 @@ def _base(values: list[float]) -> int:
 def _whose(results: Mapping[str, Any]) -> str:
     counts = results.get("counts")
     seen = counts.get("classes_seen_in_training") if isinstance(counts, Mapping) else None
+    if "known-classes" in str(results.get("split", "")):
+        return "new pictures of classes seen in training"
     # Runs of earlier versions did not count; the names of their splits tell.
     if seen == 0 or (seen is None and "zero-shot" in str(results.get("split", ""))):
         return "pictures of classes never seen in training"
@@ -129,6 +132,33 @@ def _what(results: Mapping[str, Any], k: int) -> str:
     own = counts.get("in_own_gallery") if isinstance(counts, Mapping) else None
     what = "a picture of the same class in the gallery" if own == 0 else "another picture of the same class"
     return f"{what} first" if k == 1 else f"{what} among the first {k}"
+
+
+def how_sure(results: Mapping[str, Any]) -> str:
+    """Return " (+20.1 to +24.3 with 95 % confidence)" of the change by training, with "which may be chance" where an
+    interval of it holds zero; "" where the result file has none.
+    """
+    gain, name = results.get("gain"), headline(results)
+    if not isinstance(gain, Mapping) or name is None or gain.get("metric") != name:
+        return ""
+    told = in_words(gain, 100.0 if is_share(name) else 1.0)
+    return f" ({told})" + (", which may be chance" if gain.get("may_be_chance") else "") if told else ""
+
+
+def nothing_judged(results: Mapping[str, Any]) -> str:
+    """Return what a run says that had no test split."""
+    chosen = results.get("validation")
+    by = ""
+    if isinstance(chosen, Mapping) and isinstance(chosen.get("best"), int | float):
+        name = str(chosen.get("metric"))
+        by = (
+            f" The epoch was selected by {name}, {format_value(name, float(chosen['best']))}, which is the best of "
+            "several and so too good to be an estimate."
+        )
+    return (
+        "nothing was judged. There is no test split, so no number here says how good this model is. Evaluate it on "
+        "pictures that it was not trained on: metrixkit evaluate RUN data.root=FOLDER." + by
+    )
 
 
 def verdict(results: Mapping[str, Any]) -> tuple[str, bool] | None:
@@ -144,11 +174,12 @@ def verdict(results: Mapping[str, Any]) -> tuple[str, bool] | None:
         return f"{name}: {value}.", True
     change, was = chosen[name] - before[name], format_value(name, before[name])
     how = format_change(name, change) + (" points" if is_share(name) else "")
+    sure = how_sure(results)
     if change < 0:
-        return f"Training lost: {name} fell from {was} before the first step to {value} ({how}).", False
+        return f"Training lost: {name} fell from {was} before the first step to {value} ({how}){sure}.", False
     if change == 0:
         return f"Training changed nothing: {name} is {value}, as before the first step.", False
-    return f"{name} rose from {was} before training to {value} ({how}).", True
+    return f"{name} rose from {was} before training to {value} ({how}){sure}.", not sure.endswith("chance")
 
 
 def read_interval(results: Mapping[str, Any], predictions: Path) -> Interval | None:

@@ -72,7 +72,7 @@ class Classification:
         autocast: Context of the forward calls.
 
     Raises:
-        InputError: Training items without a label, of one class only, or no test items.
+        InputError: Training items without a label, or of one class only.
     """
 
     settings_type: ClassVar[type] = ClassificationSettings
@@ -98,7 +98,6 @@ class Classification:
                     f"{without} of {len(items)} items of split {split!r} of {self.manifest.name!r} are {UNLABELLED}: a "
                     "classifier learns from labels and is judged by them. Leave these items out (data.unlabeled=false)."
                 )
-        self.manifest.part(self.test_split)
         if "train" in self.manifest.splits:
             refuse_one_class(self.classes, "training items")
 
@@ -189,7 +188,8 @@ class Classification:
             ``last/top1``; under ``protocol=paper`` ``oracle/top1`` and ``median10/top1`` of the test split, else
             ``median10/validation/top1`` of the held-out images: of the last ten evaluated epochs.
         """
-        found = {"last/top1": last["top1"], **file_under(self.settings.protocol, history, "top1")}
+        found = {"last/top1": last["top1"]} if last else {}
+        found |= file_under(self.settings.protocol, history, "top1")
         watched = [epoch["validation/top1"] for epoch in history if "validation/top1" in epoch]
         if watched:
             found["median10/validation/top1"] = float(np.median(watched[-LAST:]))

@@ -104,7 +104,7 @@ class CrossModalTask:
     def watched_split(self) -> str | None:
         """The split that is evaluated after each epoch, or None."""
         if self.settings.protocol == "paper":
-            return "test"
+            return "test" if "test" in self.manifest.splits else None
         return "validation" if "validation" in self.manifest.splits else None
 
     @property

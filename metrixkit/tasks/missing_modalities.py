@@ -126,7 +126,7 @@ class MissingModalities:
     def watch(self, model: Multimodal) -> dict[str, float]:
         """Return the watched metrics: on validation items, or under ``paper`` on the test split."""
         paper = self.settings.protocol == "paper"
-        if not paper and "validation" not in self.manifest.splits:
+        if (self.test_split if paper else "validation") not in self.manifest.splits:
             return {}
         found = self.told(self.evaluate(model, self.test_split if paper else "validation"))
         return {f"{'test' if paper else 'validation'}/{name}": value for name, value in found.items()}

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metrixkit.data.manifest import split_classes
+from metrixkit.data.manifest import divisible, split_classes
 from metrixkit.data.pair_manifest import PairManifest, pairs_with_validation
 from metrixkit.data.pairs import Collate, PairItems
 from metrixkit.errors import InputError, did_you_mean
@@ -90,15 +90,21 @@ def use(manifest: PairManifest, settings: MissingSettings, seed: int) -> PairMan
     if settings.hold_out == "items" or settings.kind != "retrieval":
         return pairs_with_validation(chosen, share, seed)
     train = chosen.items["split"] == "train"
-    labels = targets_of(chosen.part("train"), settings)
-    moved = split_classes([str(v) for v in labels], share, seed, where=f"validation classes of {chosen.name!r}")
+    labels = [str(v) for v in targets_of(chosen.part("train"), settings)]
+    if not divisible(labels):
+        raise InputError(
+            f"validation classes of {chosen.name!r}: two classes with two items would be held out and two left, and of "
+            "the training classes fewer than four have two items. Add items, give the split yourself, hold out items "
+            "(evaluation.hold_out=items), or set evaluation.validation=0, which keeps the last epoch."
+        )
+    moved = split_classes(labels, share, seed, where=f"validation classes of {chosen.name!r}")
     items = chosen.items.copy()
     column = _column(settings)
     items.loc[train & items[column].isin(moved), "split"] = "validation"
     split_of = dict(zip(items["id"], items["split"], strict=True))
     texts = chosen.texts.assign(split=[split_of[item] for item in chosen.texts["item"]]).astype("str")
     expected = {split: n for split, n in chosen.expected.items() if split != "train"}
-    return replace(chosen, items=items, texts=texts, expected=expected)
+    return replace(chosen, items=items, texts=texts, expected=expected, held_out="classes")
 
 
 def _column(settings: MissingSettings) -> str:

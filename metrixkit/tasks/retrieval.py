@@ -115,6 +115,7 @@ def judge(
         InputError: As :func:`~metrixkit.retrieval.evaluate`; all queries that have anything to find are of one class.
     """
     searched = queries if gallery is None else gallery
+    refuse_one_class(searched.labels, f"{len(searched.ids)} items that are searched")
     found = evaluate(
         queries.vectors,
         queries.labels,
@@ -182,7 +183,7 @@ class Retrieval:
     def watched_split(self) -> str | None:
         """The split that is evaluated after each epoch, or None."""
         if self.settings.protocol == "paper":
-            return self.test_split
+            return self.test_split if self.test_split in self.manifest.splits else None
         return "validation" if "validation" in self.manifest.splits else None
 
     def embed(self, encoder: nn.Module, split: str) -> Embedded:

@@ -147,7 +147,7 @@ class SelfSupervised:
         autocast: Context of the forward calls.
 
     Raises:
-        InputError: A setting out of range, no test images, or some without a label.
+        InputError: A setting out of range, or test images without a label.
     """
 
     settings_type: ClassVar[type] = SelfSupervisedSettings
@@ -173,7 +173,7 @@ class SelfSupervised:
             )
         reading = (self.transform, s.ranking(), self.workers, self.decode, self.autocast)
         self._whole = Retrieval(self.manifest, *reading)
-        test = self.manifest.part(self.test_split).items
+        test = self.manifest.items[self.manifest.items["split"] == self.test_split]
         without = len(test) - len(labelled(test))
         if without:
             raise InputError(

@@ -177,8 +177,12 @@ def test_items_without_labels_are_refused(manifest: Manifest) -> None:
         items.loc[items["id"] == item, "label"] = "unlabelled"
         with pytest.raises(InputError, match=r"are unlabelled: a classifier learns from labels"):
             task_of(Manifest("tints", "x", items, manifest.root))
-    with pytest.raises(InputError, match="no items in split 'test'"):
-        task_of(Manifest("tints", "x", manifest.items[manifest.items["split"] == "train"], manifest.root))
+    alone = Manifest("tints", "x", manifest.items[manifest.items["split"] == "train"], manifest.root)
+    assert task_of(alone).selects == "validation/top1"  # everything is trained on, nothing judged in the end
+    assert task_of(alone, protocol="paper").watch(classifier(), 1) == {}
+    one = manifest.items[manifest.items["label"] == "c0"]
+    with pytest.raises(InputError, match="of one class"):
+        task_of(Manifest("tints", "x", one, manifest.root))
     few = manifest.items[manifest.items["label"].isin(["c0", "c1"])]
     assert "top5 of 2 classes" in task_of(Manifest("tints", "x", few, manifest.root)).notes[0]
 

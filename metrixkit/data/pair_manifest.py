@@ -153,12 +153,12 @@ def pairs_with_validation(manifest: PairManifest, share: float, seed: int) -> Pa
 
     Args:
         manifest: Its split "train" is divided.
-        share: Share of the training items to move, in [0, 1); at least two move and two stay.
+        share: Share of the training items to move, in [0, 1); at least two move and one stays.
         seed: The items moved are a pure function of the training ids, `share` and `seed`.
 
     Raises:
-        InputError: `share` lies outside [0, 1), or fewer than two items could be held out, or would be left: one alone
-            would be found whatever the model.
+        InputError: `share` lies outside [0, 1), or two items cannot be held out with one left: one alone would be found
+            whatever the model.
     """
     if not 0.0 <= share < 1.0:
         raise InputError(f"evaluation.validation={share}: expected a share in [0, 1).")
@@ -167,14 +167,17 @@ def pairs_with_validation(manifest: PairManifest, share: float, seed: int) -> Pa
     train = manifest.part("train").items
     source_of = dict(zip(train["id"], sources_of(train, list(manifest.modalities)), strict=True))
     sources = sorted(set(source_of.values()))
-    least = min(2, len(sources) // 2)
-    count = min(max(round(share * len(sources)), least), len(sources) - least)
-    chosen = {sources[i] for i in np.random.default_rng(seed).permutation(len(sources))[:count]}
-    moved = {item for item, source in source_of.items() if source in chosen}
-    if min(len(moved), len(train) - len(moved)) < 2:
+    order = [sources[i] for i in np.random.default_rng(seed).permutation(len(sources))]
+    count, moved = min(max(round(share * len(sources)), 1), len(sources) - 1), set[str]()
+    while count < len(sources):
+        moved = {item for item, source in source_of.items() if source in order[:count]}
+        if len(moved) > 1:
+            break
+        count += 1
+    if count == len(sources) or len(moved) < 2:
         what = "one training item, or stretches of one video" if len(sources) < 2 else f"{len(train)} training items"
         raise InputError(
-            f"{manifest.name!r} has {what}; none can be held out for validation, which takes two and leaves two. Add "
+            f"{manifest.name!r} has {what}; none can be held out for validation, which takes two and leaves one. Add "
             "items, give the split yourself, or set evaluation.validation=0, which keeps the last epoch."
         )
     items, texts = manifest.items.copy(), manifest.texts.copy()

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for embeddings.npy and table.csv")
     parser.add_argument("--batch-size", type=int, default=128, help="images a forward call (default 128)")
+    parser.add_argument("--separator", metavar="CHARACTER", help="between cells of a table of several modalities")
     parser.add_argument("--parquet", action="store_true", help="also write embeddings.parquet (needs pyarrow)")
     add_trust(parser)
 
@@ -50,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
                 raise InputError(
                     "of a model of several modalities, embed takes one table, and neither --parquet nor --split."
                 )
-            count, dim = embed_table(options.model, options.source[0], options.out, options.batch_size)
+            count, dim = embed_table(
+                options.model, options.source[0], options.out, options.batch_size, options.separator
+            )
             say(f"{count} embeddings of {dim} numbers: {options.out}/embeddings.npy, {options.out}/table.csv")
             return 0
         count, dim, said = embed_to_folder(

@@ -33,9 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("where", nargs="?", help="a run folder, a model folder, or a hub name")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="data, loader and evaluation settings")
-    parser.add_argument("--embeddings", metavar="E.npy", help="(N, d) array of somebody else's embeddings")
+    parser.add_argument(
+        "--embeddings", metavar="E.npy", help="(N, d) array of embeddings: .npy, .npz, .pt, .safetensors"
+    )
     parser.add_argument("--table", metavar="T.csv", help="N rows: label, and optionally id and split")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="the table's label column (default label)")
+    parser.add_argument("--separator", metavar="CHARACTER", help="between cells of text tables; default found out")
     parser.add_argument("--split", help="the split to evaluate; default the test split (or query against gallery)")
     parser.add_argument("--group-by", metavar="COLUMN", help="rank the groups of this column (products), not photos")
     parser.add_argument(
@@ -112,12 +115,14 @@ def main(argv: list[str] | None = None) -> int:
                 "--linear, --knn, --semi, --tsne and --similarity-within need a model of images and its training items."
             )
         if paired:
-            result = pair_embeddings(files, overrides, options.protocol, options.compat, options.group_by, rerank)
+            result = pair_embeddings(
+                files, overrides, options.protocol, options.compat, options.group_by, rerank, options.separator
+            )
         elif options.protocol or (options.compat and (options.embeddings or options.table)):
             raise InputError("--protocol goes with --text and --video or --similarity, --compat with these or a model.")
         elif options.embeddings or options.table:
             result = labelled.embeddings(
-                options.embeddings, options.table, options.label, options.split, overrides, extras
+                options.embeddings, options.table, options.label, options.split, overrides, extras, options.separator
             )
         else:
             result = labelled.model(options.where, options.split, options.overrides, extras, options.compat, probes)

@@ -113,6 +113,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("--embeddings", metavar="E.npy", help="(N, d) array of embeddings made before")
         add("--table", metavar="T.csv", help="N rows: label, and optionally id, path, split")
         add("--label", default="label", metavar="COLUMN", help="the table's label column (default label)")
+        add("--separator", metavar="CHARACTER", help="between the table's cells; default found out")
     add_trust(parser)
     return parser
 

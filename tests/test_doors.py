@@ -333,9 +333,9 @@ def test_singletons_and_other_hopeless_data(
     ("words", "expected"),
     [
         (["--embeddings", "E.npy"], ["--embeddings E.npy and --table T.csv go together"]),
-        (["--embeddings", "absent.npy", "--table", "t.csv"], ["no embeddings at absent.npy"]),
-        (["--embeddings", "t.csv", "--table", "t.csv"], ["t.csv is not readable as a .npy array"]),
-        (["--embeddings", "flat.npy", "--table", "t.csv"], ["expected an array of N rows"]),
+        (["--embeddings", "absent.npy", "--table", "t.csv"], ["--embeddings absent.npy: no such file"]),
+        (["--embeddings", "t.csv", "--table", "t.csv"], ["--embeddings t.csv: not readable as an array"]),
+        (["--embeddings", "flat.npy", "--table", "t.csv"], ["expected an array of two dimensions"]),
         (["--embeddings", "e.npy", "--table", "short.csv"], ["short.csv has 3 rows, but there are 6 embeddings"]),
         (
             ["--embeddings", "e.npy", "--table", "t.csv", "--label", "lable"],
@@ -377,16 +377,17 @@ def test_evaluate_refuses_what_does_not_fit(
 
 
 def test_evaluate_takes_the_test_rows_of_a_table(tmp_path: Path) -> None:
-    from metrixkit.judging.labelled import choose, read_rows
+    from metrixkit.data.row_table import read_row_table
+    from metrixkit.judging.labelled import choose
 
     vectors = np.eye(4)[[0, 1, 0, 2, 3, 3]]
     for words, count in ((["train", "train", "Test", "test", "test", "test"], 4), (["test"] * 6, 6), ([""] * 6, 6)):
         pd.DataFrame({"label": list("ababcc"), "split": words}).to_csv(tmp_path / "t.csv", index=False)
-        items = read_rows(tmp_path / "t.csv", "label", 6)
+        items = read_row_table(tmp_path / "t.csv", 6, "label")
         queries, gallery, _ = choose(items, vectors, None)
         assert (len(queries.ids), gallery) == (count, None)
     pd.DataFrame({"label": list("ababcc"), "split": ["Query"] * 3 + ["Gallery"] * 3}).to_csv(tmp_path / "t.csv")
-    queries, gallery, _ = choose(read_rows(tmp_path / "t.csv", "label", 6), vectors, None)
+    queries, gallery, _ = choose(read_row_table(tmp_path / "t.csv", 6, "label"), vectors, None)
     assert gallery is not None
     assert (len(queries.ids), len(gallery.ids)) == (3, 3)
 

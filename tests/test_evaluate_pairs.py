@@ -108,7 +108,9 @@ def test_tables_that_do_not_fit(tmp_path, rows, ids, complaint):
 def test_bad_input_is_named(folder, capsys):
     (folder / "strange.csv").write_text("video\nva\nvb\nva\nvx\n")
     (folder / "V.csv").write_text("id\n" + "\n".join(NAMES) + "\n")
-    with pytest.raises(InputError, match=r"text '3' \(row 3\) belongs to video 'vx', but it is not among video_ids"):
+    with pytest.raises(
+        InputError, match=r"--pairs .* belongs to video 'vx', which is not among the ids of the videos \(--video-ids"
+    ):
         pair_embeddings(files(folder, "strange.csv"), SMALL)
     (folder / "V.csv").unlink()
     broken = np.load(folder / "T.npy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,9 @@ def _opened(file: Path, key: str | None, where: str, setting: str) -> Any:
     suffix = file.suffix.lower()
     if suffix in (".pt", ".pth"):
         # Files of old versions of PyTorch are no archives and cannot be mapped.
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forms of pickle that are refused anyway
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         return _one_of(found, key, where, setting, file) if isinstance(found, Mapping) else found
     if suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -69,6 +72,8 @@ def _opened(file: Path, key: str | None, where: str, setting: str) -> Any:
             return _one_of(load_file(file), key, where, setting, file)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
+    if suffix == ".npz" and not zipfile.is_zipfile(file):  # asked first, since numpy leaves a broken file open
+        raise ValueError("not an .npz file, or cut short")
     found = np.load(file, mmap_mode="r", allow_pickle=False)
     if isinstance(found, np.lib.npyio.NpzFile):
         with found:

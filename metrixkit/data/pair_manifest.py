@@ -93,9 +93,9 @@ class PairManifest:
         return [str(value) for value in self.items["id"]]
 
     @property
-    def captions(self) -> list[str]:
+    def captions(self) -> tuple[str, ...]:
         """Each text, in order."""
-        return [str(value) for value in self.texts["caption"]]
+        return tuple(str(value) for value in self.texts["caption"])
 
     @property
     def item_of_text(self) -> NDArray[np.int64]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from metrixkit.data.listed_paths import locate_listed
 from metrixkit.data.pair_manifest import PairManifest
-from metrixkit.data.tables import read_table
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.data.tables import column, expand, read_table
+from metrixkit.errors import InputError
 from metrixkit.files import check_folder, replacing, write_json, write_text
 from metrixkit.inference import default_device
 from metrixkit.models.multimodal import SETTINGS, Multimodal, load_multimodal
@@ -45,7 +47,9 @@ def embed_parts(model: Multimodal, items: PairManifest, batch_size: int = 128) -
     return vectors, ["+".join(np.array(model.names)[row]) for row in whole.present]
 
 
-def embed_table(model: str | Path, table: str | Path, out: str | Path, batch_size: int = 128) -> tuple[int, int]:
+def embed_table(
+    model: str | Path, table: str | Path, out: str | Path, batch_size: int = 128, separator: str | None = None
+) -> tuple[int, int]:
     """Embed the items of a table; write ``embeddings.npy`` and ``table.csv`` with a column ``used``.
 
     Args:
@@ -54,6 +58,7 @@ def embed_table(model: str | Path, table: str | Path, out: str | Path, batch_siz
             or the text itself. A blank cell, or no such column, is a missing modality. Other columns are kept.
         out: Folder to write into.
         batch_size: Items a forward call.
+        separator: Between the cells of a text table; None is found out.
 
     Returns:
         The number of embeddings and their dimension.
@@ -63,19 +68,17 @@ def embed_table(model: str | Path, table: str | Path, out: str | Path, batch_siz
     """
     target = check_folder(out, "--out")
     network = load_multimodal(model).to(default_device())
-    path = Path(table).expanduser()
-    rows = read_table(path)
-    if "id" not in rows.columns:
-        raise InputError(
-            f"{path} has no column 'id'; it has {', '.join(rows.columns)}.{did_you_mean('id', rows.columns)}"
-        )
+    path = expand(table)
+    rows = read_table(path, separator, "--separator")
+    ids = column(rows, "id", path, "names of the items", named_by=False)
     if not any(name in rows.columns for name in network.names):
         raise InputError(f"{path} has none of the columns {', '.join(network.names)}: nothing could be embedded.")
-    cells = pd.DataFrame({"id": rows["id"], "split": "test"}, dtype="str")
+    cells = pd.DataFrame({"id": ids, "split": "test"}, dtype="str")
     for name, form in network.inputs.items():
-        told = [str(cell).strip() for cell in rows[name]] if name in rows.columns else [""] * len(rows)
-        inline = form.kind == "text"
-        cells[name] = pd.Series([cell if inline or not cell else str(path.parent / cell) for cell in told], dtype="str")
+        told = [""] * len(rows)
+        if name in rows.columns:
+            told = column(rows, name, path, "a modality of the model", blank=True, named_by=False)
+        cells[name] = pd.Series(told if form.kind == "text" else locate_listed(path.parent, told), dtype="str")
     texts = pd.DataFrame({name: pd.Series(dtype="str") for name in ("id", "caption", "item", "split")})
     kinds = {name: form.kind for name, form in network.inputs.items()}
     items = PairManifest("table", "given", cells, texts, kinds, path.parent)
@@ -87,6 +90,8 @@ def embed_table(model: str | Path, table: str | Path, out: str | Path, batch_siz
     vectors, used = embed_parts(network, items, batch_size)
     with replacing(target / "embeddings.npy") as file:
         np.save(file, vectors)
-    write_text(target / "table.csv", rows.assign(used=used).to_csv(index=False))
+    # A list or a mapping in a column that is only kept goes out as JSON.
+    kept = rows.map(lambda cell: cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False))
+    write_text(target / "table.csv", kept.assign(used=used).to_csv(index=False))
     write_json(target / "embeddings.json", {"model": str(model), "shape": list(vectors.shape)})
     return len(vectors), int(vectors.shape[1])

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metrixkit.data.tables import column, read_table
+from metrixkit.data.arrays import read_matrix
+from metrixkit.data.row_table import read_row_table
 from metrixkit.embedding.images import EmbeddingModel, load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
 from metrixkit.families import folders_trusted
 from metrixkit.indexing.shards import own_device
 from metrixkit.inference import embed_items
-from metrixkit.judging.labelled import read_array
 from metrixkit.source import read
 
 
@@ -51,16 +51,19 @@ class Given:
         return labels if any(labels) else None
 
 
-def from_files(array: str | None, table: str | None, label: str = "label", labelled: bool = True) -> Given:
+def from_files(
+    array: str | None, table: str | None, label: str = "label", labelled: bool = True, separator: str | None = None
+) -> Given:
     """Read embeddings and the table that names their rows.
 
     Where ``embeddings.json`` of ``metrixkit embed`` lies beside the array, the model is known by it.
 
     Args:
-        array: ``.npy`` of (N, d) numbers.
+        array: File of (N, d) numbers, see :func:`~metrixkit.data.arrays.read_matrix`.
         table: N rows: `label`, and where there are id, path, split. None names rows by their number.
         label: The label column.
         labelled: Whether labels must be there.
+        separator: Between the cells of a text table; None is found out.
 
     Raises:
         InputError: A file is absent or no such file, the lengths differ, a column is missing, or ids repeat.
@@ -69,20 +72,13 @@ def from_files(array: str | None, table: str | None, label: str = "label", label
         raise InputError(
             "--embeddings E.npy and --table T.csv go together: row i of the table tells of row i of the array."
         )
-    vectors = read_array(Path(array))
+    vectors = read_matrix(array, "--embeddings")
     count = len(vectors)
-    columns: dict[str, list[str]] = {}
     if table:
-        rows = read_table(table)
-        if len(rows) != count:
-            raise InputError(
-                f"{table} has {len(rows)} rows, but there are {count} embeddings: row i must tell of row i."
-            )
-        if labelled or label in rows:
-            columns["label"] = column(rows, label, table, "--label")
-        columns |= {name: rows[name].tolist() for name in ("id", "path", "split") if name in rows}
-    columns.setdefault("id", [str(i) for i in range(count)])
-    items = pd.DataFrame({name: columns.get(name, [""] * count) for name in ("id", "label", "path", "split")})
+        items = read_row_table(table, count, label, separator, labelled=labelled)
+    else:
+        blank = [""] * count
+        items = pd.DataFrame({"id": [str(i) for i in range(count)], "label": blank, "path": blank, "split": blank})
     twice = items["id"][items["id"].duplicated()]
     if len(twice):
         raise InputError(f"{table}: id {twice.iloc[0]!r} stands there twice ({len(twice)} rows too many).")

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from metrixkit.data.arrays import read_matrix
+from metrixkit.data.tables import read_names
 from metrixkit.embedding.images import kind_of_model, load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
@@ -18,7 +20,6 @@ from metrixkit.indexing.items import read_items
 from metrixkit.indexing.kind import Kind
 from metrixkit.indexing.shards import own_device
 from metrixkit.indexing.videos import from_queries, from_videos
-from metrixkit.judging.labelled import read_array
 from metrixkit.models.pair_export import KINDS as PAIR_KINDS
 from metrixkit.retrieval.index import RetrievalIndex, store
 
@@ -34,7 +35,7 @@ def build(options: argparse.Namespace) -> list[str]:
             raise InputError(f"give either MODEL and SOURCE or --embeddings and --table, not both ({options.model}).")
         if options.split:
             raise InputError("--split belongs to MODEL and SOURCE; embeddings are indexed as they are.")
-        given = from_files(options.embeddings, options.table, options.label, labelled=False)
+        given = from_files(options.embeddings, options.table, options.label, False, options.separator)
         index: RetrievalIndex | None = builds.build_from_embeddings(given, options.out, kind)
     elif options.model and kind_of_model(options.model) in PAIR_KINDS:
         builds.refuse_foreign(Path(options.out))
@@ -63,11 +64,7 @@ def remove(options: argparse.Namespace) -> list[str]:
     """Remove items."""
     ids = [name.strip() for name in (options.ids or "").split(",") if name.strip()]
     if options.file:
-        try:
-            lines = Path(options.file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--file {options.file}: cannot be read ({error}).") from error
-        ids += [line.strip() for line in lines if line.strip()]
+        ids += read_names(Path(options.file), "--file")
     if not ids and not options.compact:
         raise InputError("which items? Give --ids A,B or --file IDS.txt with an id a line (or --compact alone).")
     index, said = builds.remove(options.folder, ids, options.compact)
@@ -115,7 +112,7 @@ def info(options: argparse.Namespace) -> list[str]:
 
 def threshold(options: argparse.Namespace) -> list[str]:
     """Set the score of a match on validation embeddings."""
-    given = from_files(options.embeddings, options.table, options.label, labelled=not options.strangers)
+    given = from_files(options.embeddings, options.table, options.label, not options.strangers, options.separator)
     found = builds.set_threshold(
         options.folder, given, options.false_match_rate, options.strangers, options.force
     ).threshold
@@ -153,7 +150,7 @@ def tune(options: argparse.Namespace) -> list[str]:
     if options.embeddings:
         if options.folder:
             raise InputError("give either an index or --embeddings, not both.")
-        given = from_files(options.embeddings, options.table, options.label, labelled=False)
+        given = from_files(options.embeddings, options.table, options.label, False, options.separator)
         metric = options.metric or "cosine"
     elif options.folder:
         given, metric, factory = tuning.gallery_of(options.folder)
@@ -163,7 +160,7 @@ def tune(options: argparse.Namespace) -> list[str]:
     else:
         raise InputError("tune what? Give an index, or --embeddings E.npy.")
     if options.queries:
-        queries, how = read_array(Path(options.queries)), f"queries of {options.queries}"
+        queries, how = read_matrix(options.queries, "--queries"), f"queries of {options.queries}"
     else:
         given, queries = tuning.held_out(given, tuning.QUERIES, options.seed)
         how = f"items held out of the gallery (seed {options.seed})"
@@ -181,7 +178,7 @@ def tune(options: argparse.Namespace) -> list[str]:
 def duplicates(options: argparse.Namespace) -> list[str]:
     """Find near-duplicates and doubtful labels."""
     if options.embeddings or options.table:
-        given = from_files(options.embeddings, options.table, options.label)
+        given = from_files(options.embeddings, options.table, options.label, separator=options.separator)
     elif options.run:
         given = copies.from_run(options.run, options.overrides)
     else:
@@ -202,7 +199,7 @@ def _given(
     if options.embeddings or options.table:
         if source or texts or videos:
             raise InputError(f"give either queries or --embeddings, not both ({[*source, *texts, *videos][0]}).")
-        return from_files(options.embeddings, options.table, options.label, labelled)
+        return from_files(options.embeddings, options.table, options.label, labelled, options.separator)
     if not source and not texts and not videos:
         raise InputError("give images, folders of images, --text, --video, or --embeddings E.npy.")
     index = RetrievalIndex.load(options.folder) if index is None else index

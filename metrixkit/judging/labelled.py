@@ -12,8 +12,10 @@ import pandas as pd
 
 from metrixkit import config as configs
 from metrixkit import saved_runs
+from metrixkit.data.arrays import read_matrix
 from metrixkit.data.loader import default_workers
-from metrixkit.data.tables import SPLIT_WORDS, column, read_table
+from metrixkit.data.row_table import read_row_table
+from metrixkit.data.tables import SPLIT_WORDS
 from metrixkit.embedding.images import load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
@@ -140,17 +142,19 @@ def embeddings(
     split: str | None,
     overrides: Sequence[str],
     extras: Extras = NOTHING_MORE,
+    separator: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate embeddings against the table that names their rows.
 
     Args:
-        array: ``.npy`` file of (N, d) numbers, memory-mapped.
+        array: File of (N, d) numbers, see :func:`~metrixkit.data.arrays.read_matrix`.
         table: CSV, TSV, parquet or JSON lines of N rows; everything in it is text.
         label: Its label column.
         split: Only rows of this split query; None evaluates ``query`` against ``gallery`` where both are there, else
             the rows of ``test`` where there are such, else all rows among themselves.
         overrides: ``evaluation.key=value``.
         extras: What to add.
+        separator: Between the cells of a text table; None is found out.
 
     Returns:
         What a result file holds (metrics, counts, definitions, intervals, versions, command), and what it does not:
@@ -168,61 +172,14 @@ def embeddings(
     for override in overrides:
         configs.apply_override(raw, override)
     settings = configs.settings(configs.resolve_sections(raw, ("evaluation",)), "evaluation")
-    vectors = read_array(Path(array))
-    items = read_rows(Path(table), label, len(vectors), extras.group_by)
+    vectors = read_matrix(array, "--embeddings")
+    grouped = [(extras.group_by, "--group-by")] if extras.group_by is not None else []
+    items = read_row_table(table, len(vectors), label, separator, more=grouped)
     queries, gallery, said = choose(items, vectors, split)
     evaluation = judge(settings, queries, gallery, group_by=extras.group_by)
     more = added(settings, queries, gallery, extras, evaluation)
     source = {"embeddings": array, "table": table}
     return _result(evaluation, more, split or "table", said, source, extras.group_by)
-
-
-def read_array(path: Path) -> np.ndarray:
-    """Return a ``.npy`` file of (N, d) numbers, memory-mapped.
-
-    Raises:
-        InputError: It is absent, no such file, or of another shape.
-    """
-    try:
-        vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"no embeddings at {path}.") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is not readable as a .npy array: {error}.") from error
-    if getattr(vectors, "ndim", None) != 2 or vectors.dtype.kind not in "fiu":
-        raise InputError(
-            f"{path}: expected an array of N rows of d numbers, got shape {getattr(vectors, 'shape', '?')}."
-        )
-    return vectors
-
-
-def read_rows(path: Path, label: str, count: int, group_by: str | None = None) -> pd.DataFrame:
-    """Return what a table says of `count` rows, in columns id, label, split and `group_by`, all text.
-
-    Args:
-        path: CSV, TSV, parquet or JSON lines.
-        label: The label column.
-        count: Embeddings there are.
-        group_by: A further column, or None.
-
-    Raises:
-        InputError: It is absent, has another length, no such columns, or an empty cell in one of them.
-    """
-    table = read_table(path)
-    labels = column(table, label, path, "--label")
-    if len(table) != count:
-        raise InputError(f"{path} has {len(table)} rows, but there are {count} embeddings: row i must tell of row i.")
-    ids = table["id"].tolist() if "id" in table else [str(i) for i in range(count)]
-    splits = [_split(cell) for cell in table["split"]] if "split" in table else [""] * count
-    items = pd.DataFrame({"id": ids, "label": labels, "split": splits})
-    if group_by is not None and group_by not in items:
-        items[group_by] = column(table, group_by, path, "--group-by")
-    return items
-
-
-def _split(word: str) -> str:
-    """Return a split's name as data sets have it ("Val" is "validation"); others stand as they are."""
-    return SPLIT_WORDS.get(word.strip().lower(), word)
 
 
 def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple[Embedded, Embedded | None, list[str]]:
@@ -239,7 +196,9 @@ def choose(items: pd.DataFrame, vectors: np.ndarray, split: str | None) -> tuple
             raise InputError(f"no row of the table is of split {name!r}; its splits: {known}.")
         return Embedded(items.iloc[rows].reset_index(drop=True), vectors[rows])
 
-    split, there = split if split is None else _split(split), set(items["split"])
+    there = set(items["split"])
+    if split is not None:
+        split = SPLIT_WORDS.get(split.strip().lower(), split)
     if (split is None or split == "query") and {"query", "gallery"} <= there:
         queries, gallery = of("query"), of("gallery")
         return queries, gallery, [f"{len(queries.ids)} queries against a gallery of {len(gallery.ids)}"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metrixkit.data.tables import SUFFIXES, column, read_table
-from metrixkit.errors import InputError, did_you_mean
+from metrixkit.data.tables import SUFFIXES, column, read_names, read_table
+from metrixkit.errors import InputError, did_you_mean, near_name
 
 PROTOCOLS: dict[str, tuple[int, int]] = {
     "1k-A": (1_000, 1_000),
@@ -27,9 +27,9 @@ class PairFiles:
     """What the command line names.
 
     Attributes:
-        text: ``.npy`` of (T, d) embeddings.
-        video: ``.npy`` of (V, d) embeddings.
-        similarity: ``.npy`` of (T, V) scores instead.
+        text: File of (T, d) embeddings.
+        video: File of (V, d) embeddings.
+        similarity: File of (T, V) scores instead.
         pairs: Table that says which video each text belongs to.
         text_ids: Ids of the texts, a line or row each; None takes those beside `text`, else row numbers.
         video_ids: Likewise of the videos.
@@ -58,38 +58,54 @@ def check_protocol(name: str, texts: int, videos: int) -> None:
 
 
 def read_pair_table(
-    path: Path, text_ids: list[str] | None, video_ids: list[str] | None, shape: tuple[int, int]
-) -> tuple[list[str], list[str] | None, str]:
-    """Return the video of each text, the ids of the videos (None for rows), and what there is to say.
+    path: Path,
+    text_ids: list[str] | None,
+    video_ids: list[str] | None,
+    shape: tuple[int, int],
+    separator: str | None = None,
+) -> tuple[list[str], list[str], str]:
+    """Return the video of each text, the ids of the videos, and what there is to say.
 
     Args:
-        path: CSV, TSV, parquet or JSON lines.
+        path: CSV, TSV, parquet or JSON lines (``--pairs``).
         text_ids: Ids of the T texts; None for row numbers.
-        video_ids: Ids of the V videos; None for row numbers, or for names in the order of the table.
+        video_ids: Ids of the V videos; None for row numbers, or for names in the order of the table. A number with
+            leading zeros (``007``) is a name.
         shape: (T, V).
+        separator: Between the cells of a text table; None is found out.
 
     Raises:
-        InputError: A column is missing, a text stands there twice or not at all, or videos cannot be told apart.
+        InputError: A column is missing, a text stands there twice or not at all, or a video is unknown.
     """
-    table = read_table(path)
-    videos = column(table, _first(table, ("video", "video_id"), path), path, "the video of each text")
+    table = read_table(path, separator, "--separator")
+    videos = column(table, _first(table, ("video", "video_id")), path, "the video of each text", named_by=False)
     named = next((name for name in ("text", "text_id") if name in table.columns), None)
-    if named is None:
-        if len(table) != shape[0]:
-            raise InputError(
-                f"{path} has {len(table):,} rows for {shape[0]:,} texts: row i must tell of text i, or a column 'text' "
-                "must name them."
-            )
-    else:
-        videos = _in_order(path, [str(cell) for cell in table[named]], videos, text_ids, shape[0])
+    if named is not None:
+        texts = column(table, named, path, "the text of each row", named_by=False)
+        videos = _in_order(path, texts, videos, text_ids, shape[0])
+    elif len(table) != shape[0]:
+        raise InputError(
+            f"{path} has {len(table):,} rows for {shape[0]:,} texts: row i must tell of text i, or a column 'text' "
+            "must name them."
+        )
     if video_ids is not None:
+        known = set(video_ids)
+        row = next((row for row, video in enumerate(videos) if video not in known), None)
+        if row is not None:
+            text = row if text_ids is None else text_ids[row]
+            raise InputError(
+                f"--pairs {path}: text {str(text)!r} belongs to video {videos[row]!r}, which is not among the ids of the "
+                f"videos (--video-ids, or the list beside --video).{near_name(videos[row], video_ids)}"
+            )
         return videos, video_ids, ""
-    if all(cell.isdecimal() and int(cell) < shape[1] for cell in videos):
+    rows = {str(i) for i in range(shape[1])}
+    if rows.issuperset(videos):
         return videos, [str(i) for i in range(shape[1])], ""
     names = list(dict.fromkeys(videos))
     if len(names) != shape[1]:
         raise InputError(
-            f"{path} names {len(names):,} videos, there are {shape[1]:,}: say by --video-ids which row is which."
+            f"--pairs {path} names {len(names):,} videos, there are {shape[1]:,}: say by --video-ids which row is "
+            "which."
         )
     note = f"rows of the videos are taken in the order of {path.name} ({names[0]}, ...); --video-ids says otherwise"
     return videos, names, note
@@ -98,46 +114,26 @@ def read_pair_table(
 def _in_order(path: Path, texts: list[str], videos: list[str], ids: list[str] | None, count: int) -> list[str]:
     known = [str(i) for i in range(count)] if ids is None else ids
     video_of: dict[str, str] = {}
-    for text, video in zip(texts, videos, strict=True):
+    for row, (text, video) in enumerate(zip(texts, videos, strict=True), start=1):
         if text in video_of:
-            raise InputError(f"{path}: text {text!r} stands there twice; each text belongs to one video.")
+            raise InputError(
+                f"--pairs {path}, row {row}: text {text!r} stands there twice; each text belongs to one video."
+            )
         video_of[text] = video
     missing = [text for text in known if text not in video_of]
     strange = sorted(video_of.keys() - set(known))
     if missing or strange:
         which = f"text {missing[0]!r} has no row" if missing else f"there is no text {strange[0]!r}"
-        raise InputError(f"{path}: {which} ({len(missing):,} without a row, {len(strange):,} rows of no text).")
+        mend = " Texts are named by their row numbers here; other names are given by --text-ids." if ids is None else ""
+        near = near_name(missing[0], strange) if missing and ids is not None else ""
+        raise InputError(
+            f"--pairs {path}: {which} ({len(missing):,} without a row, {len(strange):,} rows of no text).{mend}{near}"
+        )
     return [video_of[text] for text in known]
 
 
-def _first(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> str:
-    found = next((name for name in names if name in table.columns), None)
-    if found is None:
-        raise InputError(f"{path} has no column {names[0]!r}; it has {', '.join(map(repr, table.columns))}.")
-    return found
-
-
-def read_pair_array(path: str | None, name: str) -> np.ndarray | None:
-    """Return a ``.npy`` of two dimensions, memory-mapped; None for no path.
-
-    Args:
-        path: The file.
-        name: Of the option, for messages.
-
-    Raises:
-        InputError: It is absent, no such file, or of another shape.
-    """
-    if path is None:
-        return None
-    try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"--{name} {path}: no such file.") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"--{name} {path}: not readable as a .npy array ({error}).") from error
-    if getattr(found, "ndim", None) != 2 or found.dtype.kind not in "fiu":
-        raise InputError(f"--{name} {path}: expected two dimensions of numbers, got {getattr(found, 'shape', '?')}.")
-    return found
+def _first(table: pd.DataFrame, names: tuple[str, ...]) -> str:
+    return next((name for name in names if name in table.columns), names[0])
 
 
 def pair_shape(arrays: Mapping[str, np.ndarray | None]) -> tuple[int, int]:
@@ -170,13 +166,7 @@ def read_row_ids(given: str | None, array: str | None, count: int, option: str) 
     path = Path(given) if given is not None else next((file for file in beside if file.is_file()), None)
     if path is None:
         return None
-    if not path.is_file():
-        raise InputError(f"{option} {path}: no such file.")
-    if path.suffix.lower() == ".txt":
-        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    else:
-        table = read_table(path)
-        found = [str(cell) for cell in table["id" if "id" in table.columns else table.columns[0]]]
+    found = read_names(path, option)
     if len(found) != count:
         raise InputError(f"{path} has {len(found):,} ids for {count:,} rows ({option}).")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from metrixkit import config as configs
+from metrixkit.data.arrays import read_matrix
 from metrixkit.data.loader import default_workers
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
@@ -17,7 +18,6 @@ from metrixkit.judging.pair_files import (
     PairFiles,
     check_protocol,
     pair_shape,
-    read_pair_array,
     read_pair_table,
     read_row_ids,
 )
@@ -42,6 +42,7 @@ def pair_embeddings(
     compat: str | None = None,
     group_by: str | None = None,
     rerank: Sequence[str] = (),
+    separator: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate embeddings or scores of texts and videos.
 
@@ -56,6 +57,7 @@ def pair_embeddings(
         compat: "clip4clip", or None.
         group_by: "video", or None.
         rerank: "dual_softmax", for further rows ``rerank/dual_softmax/...``; or nothing.
+        separator: Between the cells of a text table; None is found out.
 
     Returns:
         As :func:`metrixkit.judging.labelled.embeddings`.
@@ -67,7 +69,8 @@ def pair_embeddings(
         if name != "dual_softmax":
             raise InputError(f"--rerank {name!r} does not apply to texts and videos; dual_softmax does.")
     settings = pair_settings(overrides, compat, group_by)
-    arrays = {name: read_pair_array(getattr(files, name), name) for name in ("text", "video", "similarity")}
+    given = {"text": files.text, "video": files.video, "similarity": files.similarity}
+    arrays = {name: None if file is None else read_matrix(file, f"--{name}") for name, file in given.items()}
     shape = pair_shape(arrays)
     if protocol is not None:
         check_protocol(protocol, *shape)
@@ -76,7 +79,7 @@ def pair_embeddings(
     said = [f"{shape[0]:,} texts and {shape[1]:,} videos"]
     of_text: list[str] | None = None
     if files.pairs is not None:
-        of_text, video_ids, note = read_pair_table(Path(files.pairs), text_ids, video_ids, shape)
+        of_text, video_ids, note = read_pair_table(Path(files.pairs), text_ids, video_ids, shape, separator)
         said += [note] if note else []
     refuse_one_video(range(shape[0]) if of_text is None else of_text, "--pairs")
     found = crossmodal(

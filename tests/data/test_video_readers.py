@@ -56,9 +56,9 @@ def test_msrvtt_protocols(small_msrvtt):
     assert found.split_name == "1k-A-9k"
     assert found.counts() == {"train": 5, "test": 1}
     assert found.text_counts() == {"train": 100, "test": 1}
-    assert found.part("test").captions == ["one, two"]
+    assert list(found.part("test").captions) == ["one, two"]
     assert found.texts["id"][:2].tolist() == ["video0#0", "video0#1"]
-    assert found.captions[:2] == ["0 0", "0 1"]
+    assert list(found.captions[:2]) == ["0 0", "0 1"]
     videos = dict(zip(found.ids, found.items["video"], strict=True))
     assert videos["video4"].endswith("videos/video4.mp4")  # before .webm
     assert videos["video5"].endswith("videos/video5.webm")
@@ -73,7 +73,7 @@ def test_msrvtt_protocols(small_msrvtt):
 
 def test_msrvtt_copies_with_semicolons(small_msrvtt):
     (small_msrvtt / "MSRVTT_JSFUSION_test.csv").write_text("key;vid_key;video_id;sentence\nret0;msr5;video5;a, b\n")
-    assert MSRVTT(str(small_msrvtt)).read().part("test").captions == ["a, b"]
+    assert list(MSRVTT(str(small_msrvtt)).read().part("test").captions) == ["a, b"]
 
 
 def test_msrvtt_counts_missing_files_and_overlap(small_msrvtt):
@@ -161,11 +161,11 @@ def test_msvd(tmp_path, monkeypatch):
     touch(tmp_path, *(f"clips/{key}_1_2.avi" for key in "abcd"))
     found = MSVD(str(tmp_path)).read()
     assert found.counts() == {"train": 2, "validation": 1, "test": 1}
-    assert found.captions[:2] == ["two words", "café café"]
+    assert list(found.captions[:2]) == ["two words", "café café"]
     assert found.unused == ()
     (tmp_path / "raw-captions.pkl").unlink()
     (tmp_path / "captions_msvd.json").write_text(json.dumps({f"{key}_1_2": ["x"] for key in "abcd"}))
-    assert MSVD(str(tmp_path)).read().captions == ["x"] * 4
+    assert list(MSVD(str(tmp_path)).read().captions) == ["x"] * 4
     (tmp_path / "val_list.txt").write_text("d_1_2\n")
     with pytest.raises(InputError, match="'d_1_2' stands in two lists"):
         MSVD(str(tmp_path)).read()
@@ -180,7 +180,7 @@ def test_activitynet(tmp_path, monkeypatch):
     touch(tmp_path, "v/v_a.mp4", "v/b.mkv", "v/v_-c.webm")
     found = ActivityNet(str(tmp_path)).read()
     assert found.ids == ["b", "a", "-c"]
-    assert found.captions == ["A man. He jumps."] * 3
+    assert list(found.captions) == ["A man. He jumps."] * 3
     assert found.items["duration"].tolist() == ["82.5"] * 3
     assert found.present.all()
     (tmp_path / "train_ids.json").write_text(json.dumps(["v_b", "a", "z"]))
@@ -200,7 +200,7 @@ def test_youcook2(tmp_path, monkeypatch):
     touch(tmp_path, "raw/u.mkv", "raw/w.mp4")
     found = YouCook2(str(tmp_path)).read()
     assert found.ids == ["u/0", "u/1", "w/0"]
-    assert found.captions == ["cut", "fry", "cut"]
+    assert list(found.captions) == ["cut", "fry", "cut"]
     assert found.items["video"].tolist() == [
         str(tmp_path / "raw" / n) for n in ("u.mkv#t=10,21.5", "u.mkv#t=30,40", "w.mp4#t=10,21.5")
     ]

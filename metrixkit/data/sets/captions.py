@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metrixkit.data.features import Features
+from metrixkit.data.frames import VIDEO_SUFFIXES
 from metrixkit.data.listed_paths import locate_listed
 from metrixkit.data.pair_manifest import KINDS, PairManifest
 from metrixkit.data.pair_sources import PairOnMissing, Sources, find_videos, settle_pairs
@@ -37,6 +41,8 @@ class CaptionColumns:
 
 
 _DEFAULT_COLUMNS = CaptionColumns()
+# What may stand behind an id in a list: it names the video, or the file of its features.
+_FILES = (*VIDEO_SUFFIXES, ".npy", ".npz")
 _RESERVED = ("id", "split", "label", "caption", "item", "text")
 
 
@@ -44,8 +50,8 @@ class Captions:
     """A table with a row a caption, and the videos or features that its ids name.
 
     An item's video is the cell of its column ``path``, or else the file ``ID.mp4`` (.webm, ...) below `videos`, or else
-    its features. Further modalities are columns of the table, or features keyed by id. Where no split is given, items
-    are divided with a seed.
+    its features. An id may also be the file's name (``001.mp4``). Further modalities are columns of the table, or
+    features keyed by id. Where no split is given, items are divided with a seed.
 
     Args:
         table: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, as given or below `root`. A caption of the latter two may
@@ -116,8 +122,9 @@ class Captions:
         kinds = {n: self.modalities.get(n, "features") for n in (*self.modalities, *self.features)}
         if "video" not in kinds and "video" not in items.columns and self._wants_files(kinds):
             videos = find_videos(root if self.sources.videos is None else Path(self.sources.videos).expanduser())
-            items["video"] = pd.Series([videos.get(key, "") for key in items["id"]], dtype="str")
-            unused += [videos[key] for key in videos.keys() - set(items["id"])]
+            named = _held_by(items["id"].tolist(), videos)
+            items["video"] = pd.Series([videos.get(key, "") for key in named], dtype="str")
+            unused += [videos[key] for key in videos.keys() - set(named)]
         if "video" in items.columns and "video" not in kinds:
             kinds = {"video": "video", **kinds}
         keyed = {name for name in self.features if name in table.columns}
@@ -159,6 +166,7 @@ class Captions:
         for name, place in self.features.items():
             features = Features.open(place)
             keys = column(table, name, file, f"data.features.{name}", blank=True) if name in table.columns else ids
+            keys = _held_by(keys, features.references)
             found[name] = [features.references.get(key, "") if key else "" for key in keys]
             unused += [f"{name}: {key}" for key in features.references.keys() - set(keys)]
             if name in table.columns:
@@ -174,6 +182,22 @@ class Captions:
         count = min(max(round(self._share * len(ids)), 1), len(ids) - 1)
         test = {order[i] for i in np.random.default_rng(self.seed).permutation(len(ids))[:count]}
         return ["test" if key in test else "train" for key in ids]
+
+
+def _held_by(keys: Sequence[str], known: Mapping[str, str]) -> list[str]:
+    """Return the names by which `known` holds ids: as they are, without a file's suffix, or in another Unicode form.
+
+    Lists often name the file (``001.mp4``) whose stem is the id. An id that is not there stays as it is.
+    """
+    composed = {unicodedata.normalize("NFC", name): name for name in known if not name.isascii()}
+
+    def held(key: str) -> str:
+        stem, suffix = os.path.splitext(key)
+        if key not in known and suffix.lower() in _FILES and stem in known:
+            return stem
+        return key if key in known else composed.get(unicodedata.normalize("NFC", key), key)
+
+    return [held(key) for key in keys]
 
 
 def _one_row_an_item(rows: pd.DataFrame, file: Path) -> pd.DataFrame:

@@ -94,8 +94,8 @@ def read_pair_table(
         if row is not None:
             text = row if text_ids is None else text_ids[row]
             raise InputError(
-                f"--pairs {path}: text {str(text)!r} belongs to video {videos[row]!r}, which is not among the ids of the "
-                f"videos (--video-ids, or the list beside --video).{near_name(videos[row], video_ids)}"
+                f"--pairs {path}: text {str(text)!r} belongs to video {videos[row]!r}, which is not among the ids of "
+                f"the videos (--video-ids, or the list beside --video).{near_name(videos[row], video_ids)}"
             )
         return videos, video_ids, ""
     rows = {str(i) for i in range(shape[1])}

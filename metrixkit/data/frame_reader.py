@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,11 +15,13 @@ from torch import Tensor
 
 from metrixkit.data.frame_times import Sampling, parse_segment
 from metrixkit.data.frames import read_frames
-from metrixkit.errors import InputError
+from metrixkit.data.transform_settings import MOST_PIXELS
+from metrixkit.errors import InputError, did_you_mean
 from metrixkit.files import replacing
 
 # Raise it when frames come out otherwise: caches of older versions are then left alone.
 _FORMAT = 1
+MOST_FRAMES = 100_000  # of a clip, that saved settings may ask for
 
 
 class FrameReader:
@@ -53,6 +57,26 @@ class FrameReader:
                 self.cache.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise self._cannot_write(error) from error
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FrameReader:
+        """Return the reader that `config`, as saved with a model, describes. It keeps nothing.
+
+        Raises:
+            InputError: A key that is missing or unknown, or a value out of range.
+        """
+        known = ("fps", "max_frames", "sampling", "size")
+        if set(config) != set(known):
+            raise InputError(f"frames: expected {', '.join(known)}, got {', '.join(map(str, config)) or 'nothing'}.")
+        for key, most in (("fps", 1000), ("max_frames", MOST_FRAMES), ("size", MOST_PIXELS)):
+            value = config[key]
+            whole = isinstance(value, int) or (key == "fps" and isinstance(value, float))
+            if not whole or isinstance(value, bool) or not 0 < value <= most:
+                raise InputError(f"frames: {key} is {value!r}; expected a number above 0 and up to {most}.")
+        if config["sampling"] not in get_args(Sampling):
+            near = did_you_mean(config["sampling"], get_args(Sampling))
+            raise InputError(f"frames: sampling is {config['sampling']!r}.{near}")
+        return cls(**config)
 
     def __call__(self, reference: str) -> Tensor:
         """Return the frames of a clip.

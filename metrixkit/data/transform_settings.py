@@ -10,6 +10,7 @@ from metrixkit.errors import InputError, did_you_mean
 
 Interpolation = Literal["bilinear", "bicubic"]
 PaddingMode = Literal["reflect", "symmetric", "edge", "constant"]
+MOST_PIXELS = 16_384  # of a side that saved settings may ask for: such an image takes 0.8 GB
 Recipe = Literal["random-resized-crop", "random-crop", "affine", "none"]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metrixkit.data.framing import RandomResizedFrame, Rescaled
 from metrixkit.data.photometric import Photometric, is_off
-from metrixkit.data.transform_settings import Interpolation, SecondView, Transform, check, one_of
+from metrixkit.data.transform_settings import MOST_PIXELS, Interpolation, SecondView, Transform, check, one_of
 from metrixkit.errors import InputError, did_you_mean
 
 __all__ = [
@@ -188,6 +188,11 @@ def eval_transform_from_config(config: Mapping[str, Any]) -> nn.Module:
             f"evaluation transform: version {config['version']!r} with antialias={config['antialias']!r} cannot be "
             f"repeated here (known: version {_CONFIG_VERSION}, antialias true); a newer metrixkit wrote it"
         )
+    for key in ("resize", "image_size"):
+        if not isinstance(config[key], int) or isinstance(config[key], bool) or not 1 <= config[key] <= MOST_PIXELS:
+            raise InputError(
+                f"evaluation transform: {key} is {config[key]!r}; expected a side from 1 to {MOST_PIXELS} pixels."
+            )
     settings = Transform(resize=config["resize"], interpolation=config["interpolation"])
     return eval_transform(settings, config["image_size"])
 

@@ -44,7 +44,7 @@ class PairEmbeddingModel:
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.model: PairModel = model.to(self.device).eval()
         self.frames_config = dict(frames)
-        self.frames = FrameReader(**self.frames_config)
+        self.frames = FrameReader.from_config(self.frames_config)
 
     @property
     def embedding_dim(self) -> int:

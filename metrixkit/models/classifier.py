@@ -97,8 +97,14 @@ def load_classifier(folder: str | Path, encoder: nn.Module) -> Classifier:
             told = file.metadata() or {}
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
         classes = json.loads(told["classes"])
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as a classifier ({error}).") from error
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not named or weight.ndim != 2 or bias.shape != weight.shape[:1] or not weight.is_floating_point():
+        raise InputError(
+            f"{path} cannot be read as a classifier: weight {tuple(weight.shape)}, bias {tuple(bias.shape)} and "
+            "the list of names of its classes do not go together."
+        )
     if told.get("encoder_sha256") != read_config(Path(folder))["weights_sha256"]:
         raise InputError(f"{path} was saved for another encoder than the one beside it; copy both from one run.")
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.families import allow_code, folders_trusted, names_in_folder
+from metrixkit.families import folders_trusted, names_in_folder
 from metrixkit.files import write_bytes
 from metrixkit.foreign import read_json
-from metrixkit.models.budget import Budget
 from metrixkit.models.encoder import ImageEncoder
+from metrixkit.rebuilding import rebuilding
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1
@@ -83,29 +81,6 @@ def load_encoder(folder: str | Path, trust: bool = False) -> tuple[ImageEncoder,
         state: dict[str, Tensor] = load(weights)
         encoder.load_state_dict(state)
     return encoder.eval(), config
-
-
-@contextlib.contextmanager
-def rebuilding(folder: Path, size: int, names: Iterable[str] = ()) -> Iterator[None]:
-    """Within this context a model is built from the settings in `folder`.
-
-    They may name only the classes `names`, and ask for no more memory than weights of `size` bytes explain. The weights
-    drawn meanwhile are overwritten; drawing them does not move the caller's random numbers.
-
-    Raises:
-        InputError: Whatever the settings lead to that no good settings would.
-    """
-    try:
-        with torch.random.fork_rng(devices=[]), allow_code(names), Budget(size):
-            yield
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # settings of the wrong type, shape or size; weights that do not fit
-        raise InputError(
-            f"{folder}: the model cannot be built again ({type(error).__name__}: {str(error)[:500]})."
-        ) from error
 
 
 def _backbone(folder: Path, name: Any, trust: bool) -> str:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from metrixkit.errors import InputError
 from metrixkit.files import write_bytes, write_text
 from metrixkit.foreign import read_json
-from metrixkit.models.export import rebuilding
 from metrixkit.models.modality_trunks import BYTES, ModalityInput, Sequences, trunk_of
+from metrixkit.rebuilding import rebuilding
 from metrixkit.seam import Group
 
 WEIGHTS, SETTINGS = "model.safetensors", "modalities.json"

@@ -15,10 +15,11 @@ from metrixkit.errors import InputError
 from metrixkit.files import write_bytes
 from metrixkit.foreign import read_text
 from metrixkit.models.clip_video_text import ClipVideoText
-from metrixkit.models.export import BACKBONE, CONFIG, FORMAT, WEIGHTS, read_config, read_weights, rebuilding
+from metrixkit.models.export import BACKBONE, CONFIG, FORMAT, WEIGHTS, read_config, read_weights
 from metrixkit.models.text import TextSettings, TextTower
 from metrixkit.models.video import VideoSettings
 from metrixkit.models.video_text import PairInputs, VideoText
+from metrixkit.rebuilding import rebuilding
 
 PairModel = VideoText | ClipVideoText
 KINDS = (VideoText.kind, ClipVideoText.kind)

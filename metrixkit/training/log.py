@@ -15,6 +15,7 @@ from tqdm import tqdm
 from metrixkit._streams import flush_or_let_go
 from metrixkit.errors import InputError
 from metrixkit.files import cannot_write
+from metrixkit.visible import visible
 
 
 class RunLog:
@@ -86,7 +87,7 @@ class RunLog:
         _write(self.text, text)
         # A terminal that closed, or a `| head`, stops no training: all of it stands in log.txt.
         with contextlib.suppress(OSError, ValueError):
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(visible(text), file=sys.stdout)
         flush_or_let_go(sys.stdout)
 
     def size(self) -> int:

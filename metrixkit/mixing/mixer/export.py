@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from metrixkit.errors import InputError
 from metrixkit.files import write_bytes
+from metrixkit.foreign import read_json
 from metrixkit.mixing.mixer.network import Mixer
+from metrixkit.rebuilding import rebuilding
 
 WEIGHTS, SETTINGS = "mixer.safetensors", "mixer.json"
 FORMAT = 1
@@ -75,16 +75,13 @@ def load_mixer(folder: str | Path) -> SavedMixer:
     """
     folder = Path(folder)
     path = folder / SETTINGS
-    try:
-        told = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         raise InputError(
             f"{folder} holds no Mixer ({SETTINGS} is missing); runs that train one (SAMix, AutoMix) leave it in their "
             "model/."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no JSON ({error}).") from error
-    if not isinstance(told, dict) or not told.keys() >= _KEYS or told["format"] != FORMAT:
+        )
+    told = read_json(path)
+    if not told.keys() >= _KEYS or told["format"] != FORMAT:
         raise InputError(
             f"{path}: expected the keys {', '.join(sorted(_KEYS))} in format {FORMAT}; another programme or a newer "
             "metrixkit wrote it."
@@ -95,12 +92,11 @@ def load_mixer(folder: str | Path) -> SavedMixer:
             f"{folder}: {WEIGHTS} is missing or not the file {SETTINGS} was written for (a save cut off, or a broken "
             "copy)."
         )
-    try:
-        # The weights drawn here are overwritten; drawing them must not move the caller's random numbers.
-        with torch.random.fork_rng(devices=[]):
-            limit = {name: told[name] for name in ("attention_limit",) if name in told}  # absent in earlier files
-            mixer = Mixer(told["channels"], **told["settings"], **limit)
+    stage, extra = told["stage"], told.get("extra", {})
+    if not isinstance(stage, int | None) or not isinstance(extra, dict):
+        raise InputError(f"{path}: stage {stage!r} or extra {extra!r} is not what a Mixer is saved with.")
+    with rebuilding(folder, len(weights)):
+        limit = {name: told[name] for name in ("attention_limit",) if name in told}  # absent in earlier files
+        mixer = Mixer(told["channels"], **told["settings"], **limit)
         mixer.load_state_dict(load(weights))
-    except (TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: the Mixer cannot be built again ({str(error)[:500]}).") from error
-    return SavedMixer(mixer.eval(), told["stage"], dict(told.get("extra", {})))
+    return SavedMixer(mixer.eval(), stage, extra)

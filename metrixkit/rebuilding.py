@@ -1,18 +1,44 @@
-"""A limit on what a saved model's settings may allocate: what its weights need, and little more."""
+"""A model built again from settings that somebody else may have written: no code, and no more memory than it needs."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metrixkit.errors import InputError
+from metrixkit.families import allow_code
 
 SLACK = 2**27  # elements that may be created beside the weights: 512 MB of float32
-PER_TENSOR = 1024  # a tensor counts as that many at least, so that no settings ask for a billion layers
+PER_TENSOR = 4096  # a tensor counts as that many at least, so that no settings ask for a billion layers
+
+
+@contextlib.contextmanager
+def rebuilding(folder: Path, size: int, names: Iterable[str] = ()) -> Iterator[None]:
+    """Within this context a model is built from the settings in `folder`.
+
+    They may name only the classes `names`, and ask for no more memory than weights of `size` bytes explain. The weights
+    drawn meanwhile are overwritten; drawing them does not move the caller's random numbers.
+
+    Raises:
+        InputError: Whatever the settings lead to that no good settings would.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), allow_code(names), Budget(size):
+            yield
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # settings of the wrong type, shape or size; weights that do not fit
+        raise InputError(
+            f"{folder}: the model cannot be built again ({type(error).__name__}: {str(error)[:500]})."
+        ) from error
 
 
 class Budget(TorchDispatchMode):

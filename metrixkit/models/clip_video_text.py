@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.models.sequence import Positions, masked_mean, quick_gelu, unit
-from metrixkit.models.transformers_config import transformers_config
+from metrixkit.models.transformers_config import from_config, transformers_config
 from metrixkit.models.transformers_trunk import CLIP_PIXELS, read_card
 from metrixkit.models.trunk import Card
 from metrixkit.models.video import check_sequence, each_present, unit_pixels
@@ -177,7 +177,7 @@ def _clip(name: str, pretrained: bool) -> Any:
     if config.model_type != "clip":
         raise InputError(f"backbone {name!r} is a {config.model_type!r}; expected a whole CLIP model, both its towers.")
     if not pretrained:
-        return CLIPModel(config)
+        return from_config(CLIPModel, config, f"backbone {name!r}")
     log.info("weights of %s: from the folder or the hub cache, or downloaded", name)
     try:
         # Whatever precision they are kept in, training wants float32.

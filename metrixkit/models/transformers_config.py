@@ -44,6 +44,20 @@ def transformers_config(name: str, said: str) -> Any:
     return config
 
 
+def from_config(model: Any, config: Any, said: str) -> Any:
+    """Return a model of transformers with drawn weights.
+
+    Raises:
+        InputError: Settings of which no model can be built.
+    """
+    try:
+        return model(config)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # sizes below 0, heads that do not divide, ...
+        raise InputError(f"{said}: no model can be built of its configuration ({error}).") from error
+
+
 def _check_numbers(content: Any, path: Path, key: str = "") -> None:
     if isinstance(content, dict):
         for inner, value in content.items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.foreign import read_json
-from metrixkit.models.transformers_config import transformers_config
+from metrixkit.models.transformers_config import from_config, transformers_config
 from metrixkit.models.trunk import IMAGENET_MEAN, IMAGENET_STD, Card, layer_prefixes, stages_by_prefix
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _create(name: str, class_name: str, config: Any, pretrained: bool) -> nn.Mod
 
     tower = getattr(transformers, class_name)
     if not pretrained:
-        return tower(config)  # type: ignore[no-any-return]
+        return from_config(tower, config, f"backbone 'transformers/{name}'")
     log.info("weights of transformers/%s: from the folder or the hub cache, or downloaded", name)
     try:
         return tower.from_pretrained(  # type: ignore[no-any-return]

@@ -7,21 +7,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.models.trunk import Trunk
+from metrixkit.torch_files import load_torch_file
 
 # Entries under which training scripts keep the weights beside optimiser and epoch.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a ``.pt``, ``.pth`` or ``.safetensors`` file by name, on the CPU.
 
     A checkpoint that keeps them under ``state_dict`` or ``model`` is unwrapped, ``module.`` of data-parallel training
-    and ``_orig_mod.`` of torch.compile are taken off. Nothing but tensors and plain containers is unpickled.
+    and ``_orig_mod.`` of torch.compile are taken off. Nothing but tensors, numbers and plain containers is
+    unpickled.
 
     Raises:
         InputError: No such file, unreadable, or no tensors in it.
@@ -42,12 +44,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise InputError(f"weights: {path} is no readable safetensors file ({error}).") from error
     else:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # zip, pickle and runtime errors, by what is broken
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            state = load_torch_file(path)
+        except InputError as error:
             raise InputError(
-                f"weights: {path} cannot be read as tensors ({reason}). Whole pickled models are not loaded: save "
-                "model.state_dict()."
+                f"weights: {error} Whole pickled models are not loaded: save model.state_dict()."
             ) from error
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
@@ -55,9 +55,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
     if not tensors:
         raise InputError(f"weights: {path} holds no tensors by name; save model.state_dict() there.")
-    for prefix in ("module.", "_orig_mod."):
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    # DDP(compile(model)) writes them in one order, compile(DDP(model)) in the other; wrappers may be nested.
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) and key != p for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +13,8 @@ from torchvision import models
 from metrixkit.errors import InputError
 from metrixkit.models import ImageEncoder
 from metrixkit.models.torchvision_trunk import TorchvisionTrunk
-from metrixkit.models.weights import looks_like
+from metrixkit.models.weights import looks_like, read_state
+from metrixkit.torch_files import load_torch_file
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,18 @@ def load(path: Path, backbone: str = "torchvision/resnet18", **settings: object)
 
 
 @pytest.mark.parametrize(
-    "form", ["plain", "state_dict", "model", "module.", "_orig_mod.", "safetensors", "no-classifier"]
+    "form",
+    [
+        "plain",
+        "state_dict",
+        "model",
+        "module.",
+        "_orig_mod.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "safetensors",
+        "no-classifier",
+    ],
 )
 def test_every_usual_form_of_a_file_loads(form: str, resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
@@ -100,6 +113,24 @@ def test_own_pooling_wants_the_layers_before_the_classifier(tmp_path: Path) -> N
     torch.save(state, tmp_path / "w.pth")
     encoder = load(tmp_path / "w.pth", "torchvision/mobilenet_v3_small", pooling="model")
     assert torch.equal(encoder.trunk.model.classifier[0].weight, state["classifier.0.weight"])
+
+
+def test_numpy_numbers_beside_the_weights_are_read(resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    beside = {"best": np.float64(0.5), "epoch": np.int32(-7), "half": np.float16(2), "done": np.bool_(True)}
+    torch.save({"state_dict": resnet, **beside}, tmp_path / "w.pt")
+    assert torch.equal(read_state(tmp_path / "w.pt")["conv1.weight"], resnet["conv1.weight"])
+    assert {k: v for k, v in load_torch_file(tmp_path / "w.pt").items() if k != "state_dict"} == {
+        "best": 0.5, "epoch": -7, "half": 2.0, "done": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [np.zeros(3), np.str_("x"), np.datetime64("2020-01-01"), np.complex64(1), Path("x")])
+def test_other_objects_beside_the_weights_are_named(other: object, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "beside": other}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"cannot be read as tensors \(.+\)\. Whole pickled") as caught:
+        read_state(tmp_path / "w.pt")
+    assert "\x1b" not in str(caught.value)
+    assert "two options" not in str(caught.value)
 
 
 class NotATensor:

@@ -96,7 +96,7 @@ def info(options: argparse.Namespace) -> list[str]:
     index = RetrievalIndex.load(options.folder)
     known = index.info()
     folder = Path(options.folder)
-    _, manifest = store.read_manifest(folder, known["version"], verify=False)
+    manifest = store.read_manifest(folder, known["version"])
     known |= {name: manifest[name] for name in ("saved", "versions", "files") if name in manifest}
     known["saved_versions"] = ", ".join(store.versions(folder))
     items = read_items(folder)

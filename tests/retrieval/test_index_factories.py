@@ -282,9 +282,9 @@ def test_parameters_outlive_a_load_and_a_change(build: Build, tmp_path: Path) ->
     index.set_parameters(nprobe=2)
     index.remove(names()[:3])
     assert index.parameters == {"nprobe": 2}
-    manifest = tmp_path / "i" / "v0001" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"nprobe": 8', '"nprobe": 5'))
-    assert RetrievalIndex.load(tmp_path / "i").parameters == {"nprobe": 5}
+    index.save(tmp_path / "i")
+    assert RetrievalIndex.load(tmp_path / "i").parameters == {"nprobe": 2}
+    assert RetrievalIndex.load(tmp_path / "i", version="v0001").parameters == {"nprobe": 8}
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ import torch
 from metrixkit.errors import InputError
 from metrixkit.retrieval import RetrievalIndex
 from metrixkit.retrieval.index import store
+from metrixkit.retrieval.index.manifest import checksum
 
 ROWS = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
 IDS = [f"a{i}" for i in range(60)]
@@ -30,6 +31,12 @@ def made(**options: Any) -> RetrievalIndex:
 def saved(folder: Path) -> Path:
     made(model_fingerprint="f" * 64, notes={"model": "runs/x"}).save(folder)
     return folder
+
+
+def rewritten(path: Path, change: dict[str, Any]) -> None:
+    """Change a manifest as somebody would who means it: with a checksum that fits."""
+    whole = json.loads(path.read_text()) | change
+    path.write_text(json.dumps(whole | {"checksum": checksum(whole)}))
 
 
 def bad(row: int, value: float) -> np.ndarray:
@@ -155,17 +162,35 @@ def test_a_damaged_header_is_an_error_even_unverified(tmp_path: Path) -> None:
     [
         ({"format": 99}, "format 99.*update to that or later"),
         ({"kind": "other"}, "not that of an index"),
-        ({"vectors": 5}, "different indexes were mixed"),
-        ({"metric": None, "parameters": None}, "not as metrixkit writes it"),
+        ({"vectors": 5}, "60 items and 0 tombstones are not 5 vectors"),
+        ({"vectors": 61, "count": 61}, "different indexes were mixed"),
+        ({"vectors": 59, "count": 60, "tombstones": -1}, "tombstones is -1, expected a whole number of at least 0"),
+        ({"vectors": 61, "tombstones": 1}, "names 0 vectors, the manifest tells of 1"),
+        ({"metric": None, "parameters": None}, "not as metrixkit writes it: metric is None"),
         ({"metric": "cosin"}, "Did you mean 'cosine'"),
-        ({"dim": "x"}, "not as metrixkit writes it"),
-        ({"parameters": {"nprobe": "x"}}, "not as metrixkit writes it"),
+        ({"metric": "euclidean"}, "Flat of 8 dimensions by euclidean; it holds IndexFlat of 8"),
+        ({"dim": "x"}, "dim is 'x', expected a whole number of at least 1"),
+        ({"dim": True}, "dim is True"),
+        ({"dim": 9}, "Flat of 9 dimensions by cosine; it holds IndexFlat of 8"),
+        ({"factory": "IVF0,Flat"}, "IVF0 has no list"),
+        ({"factory": "IVF1000000000,Flat"}, "does not hold what the manifest beside it says"),
+        ({"factory": "HNSW32"}, "does not hold what the manifest beside it says, HNSW32,Flat"),
+        ({"factory": ["Flat"]}, "factory is"),
+        ({"parameters": {"nprobe": "x"}}, "parameters is"),
+        ({"parameters": {"nprobe": 0}}, "parameters is"),
+        ({"parameters": {"nprobe": 3}}, "Flat has no search parameter 'nprobe'"),
+        ({"notes": ["a"]}, "notes is .*expected a mapping"),
+        ({"model_fingerprint": 7}, "model_fingerprint is 7"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"threshold": {"value": 1}}, "threshold is"),
+        ({"threshold": {"value": "a"}}, "threshold is"),
         ({"files": {"ids.npy": 3}}, "no manifest"),
+        ({"files": {"../../CURRENT": {"bytes": 1, "sha256": "0"}}}, "no manifest"),
     ],
 )
 def test_manifests_that_do_not_fit(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     path = saved(tmp_path / "i") / "v0001" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    rewritten(path, change)
     with pytest.raises(InputError, match=says):
         RetrievalIndex.load(tmp_path / "i")
     path.write_text("{")

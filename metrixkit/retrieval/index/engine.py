@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,18 +89,31 @@ class Engine:
         return engine
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a file.
+        """Write the index to a file; where other threads search, while it is :meth:`settled`.
 
         Raises:
             OSError: The disk is full, or the folder does not take files.
         """
-        self._drop_places()
         try:
             self._faiss.write_index(self.index, os.fspath(path))
         except RuntimeError as error:
             raise OSError(f"{path}: faiss cannot write the index ({reason(error)})") from error
         except TypeError as error:
             raise _not_utf8(path) from error
+
+    @contextmanager
+    def settled(self) -> Iterator[bool]:
+        """Keep searches from making what would be written into a file, and tell whether there is none of it now."""
+        with self._making:
+            lists = self._lists()
+            yield lists is None or bool(lists.direct_map.no())
+
+    def settle(self) -> None:
+        """Drop the table that finds a vector's list by its position; it is made again when asked for."""
+        lists = self._lists()
+        if lists is not None and not lists.direct_map.no():
+            lists.make_direct_map(False)
+            self._list_of = np.empty(0, dtype=np.int32)
 
     @property
     def count(self) -> int:
@@ -303,7 +317,7 @@ class Engine:
             return self._on_gpu[0]
 
     def _before_change(self) -> None:
-        self._drop_places()
+        self.settle()
         self._on_gpu = None
         if self.mapped is None:
             return
@@ -357,10 +371,3 @@ class Engine:
 
     def _lists(self) -> Any:
         return self._faiss.try_extract_index_ivf(self.index) if self.factory.lists else None
-
-    def _drop_places(self) -> None:
-        """Drop the table that finds a vector's list by its position; it is made again when asked for."""
-        lists = self._lists()
-        if lists is not None and not lists.direct_map.no():
-            lists.make_direct_map(False)
-            self._list_of = np.empty(0, dtype=np.int32)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from metrixkit.errors import InputError
-from metrixkit.retrieval.exact.rows import check_distance
 from metrixkit.retrieval.index import store
 from metrixkit.retrieval.index.engine import Engine
-from metrixkit.retrieval.index.factory import Factory, parse_factory
+from metrixkit.retrieval.index.factory import Factory
 from metrixkit.retrieval.index.library import faiss_library
-from metrixkit.retrieval.index.table import Table
+from metrixkit.retrieval.index.likeness import check_kind
+from metrixkit.retrieval.index.manifest import Manifest, read_values
+from metrixkit.retrieval.index.table import Table, refuse_repeated
 from metrixkit.retrieval.index.threshold import Threshold
 
 INDEX, IDS, LABELS, TOMBSTONES = "index.faiss", "ids.npy", "labels.npy", "tombstones.npy"
@@ -52,22 +54,35 @@ class Record:
     version: str | None = None
 
 
-def save(folder: Path, engine: Engine, table: Table, record: Record) -> str:
-    """Write a version, remember it in `record` and return its name; see ``RetrievalIndex.save``."""
-    if engine.count != len(table.all_ids):
-        raise RuntimeError(
-            f"{engine.count} vectors and {len(table.all_ids)} ids: a change before was cut off; not saved."
-        )
+def save(folder: Path, parts: Callable[[], AbstractContextManager[tuple[Engine, Table]]], record: Record) -> str:
+    """Write a version, remember it in `record` and return its name; see ``RetrievalIndex.save``.
 
-    def write_files(place: Path) -> None:
-        engine.write(place / INDEX)
-        np.save(place / IDS, table.all_ids, allow_pickle=False)
-        if table.all_labels is not None:
-            np.save(place / LABELS, table.all_labels, allow_pickle=False)
-        if table.dead_count:
-            np.save(place / TOMBSTONES, np.flatnonzero(table.dead), allow_pickle=False)
+    Args:
+        folder: Where to.
+        parts: Gives vectors and ids, which do not change before the context is left.
+        record: What else there is to write.
+    """
 
-    manifest = {
+    def write_files(place: Path) -> dict[str, Any]:
+        with parts() as (engine, table):
+            if engine.count != len(table.all_ids):
+                raise RuntimeError(f"{engine.count} vectors and {len(table.all_ids)} ids do not belong together")
+            engine.write(place / INDEX)
+            np.save(place / IDS, table.all_ids, allow_pickle=False)
+            if table.all_labels is not None:
+                np.save(place / LABELS, table.all_labels, allow_pickle=False)
+            if table.dead_count:
+                np.save(place / TOMBSTONES, np.flatnonzero(table.dead), allow_pickle=False)
+            return _manifest(engine, table, record)
+
+    expected = record.version if record.folder == folder.resolve() else None
+    record.version = store.write_version(folder, write_files, expected)
+    record.folder = folder.resolve()
+    return record.version
+
+
+def _manifest(engine: Engine, table: Table, record: Record) -> dict[str, Any]:
+    return {
         "metric": record.metric,
         "normalised": record.metric == "cosine",
         "factory": str(engine.factory),
@@ -85,47 +100,57 @@ def save(folder: Path, engine: Engine, table: Table, record: Record) -> str:
         "versions": _versions(),
         "notes": json_notes(record.notes),
     }
-    expected = record.version if record.folder == folder.resolve() else None
-    record.version = store.write_version(folder, write_files, manifest, expected)
-    record.folder = folder.resolve()
-    return record.version
 
 
 def load(folder: Path, mmap: bool, verify: bool, which: str | None) -> tuple[Engine, Table, Record]:
     """Read a version; see ``RetrievalIndex.load``."""
-    place, manifest = store.read_manifest(folder, which, verify)
-    try:
-        metric, dim, count = str(manifest["metric"]), int(manifest["dim"]), int(manifest["vectors"])
-        factory = parse_factory(manifest["factory"], dim, None)
-        threshold = None if manifest["threshold"] is None else Threshold(**manifest["threshold"])
-        record = Record(
-            metric,
-            manifest["model_fingerprint"],
-            dict(manifest["notes"]),
-            int(manifest["seed"]),
-            int(manifest["train_size"]),
-            str(manifest["created"]),
-            threshold,
-            folder.resolve(),
-            place.name,
-        )
-        parameters = {str(name): int(value) for name, value in manifest["parameters"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{place / store.MANIFEST}: {error!r} is missing or not as metrixkit writes it.") from error
-    check_distance(metric)
-    engine = Engine.read(place / INDEX, factory, metric, mmap)
-    ids = _array(place / IDS, mmap)
-    labels = _array(place / LABELS, mmap) if LABELS in manifest["files"] else None
-    if (engine.dim, engine.count, len(ids)) != (dim, count, count):
+    return store.read_version(folder, which, verify, lambda place, told: _read(place, told, mmap, verify))
+
+
+def _read(place: Path, manifest: dict[str, Any], mmap: bool, verify: bool) -> tuple[Engine, Table, Record]:
+    others = store.others(place)
+    told = read_values(manifest, str(place / store.MANIFEST), others)
+    engine = Engine.read(place / INDEX, told.factory, told.metric, mmap)
+    check_kind(engine.index, told.factory, told.dim, told.metric, str(place / INDEX))
+    ids = _array(place / IDS, "U", mmap, others)
+    labels = _array(place / LABELS, "U", mmap, others) if LABELS in manifest["files"] else None
+    dead = _tombstones(place, told, TOMBSTONES in manifest["files"], others)
+    if not engine.count == len(ids) == told.vectors:
         raise InputError(
-            f"{place}: the manifest tells of {count} vectors of {dim} dimensions, {INDEX} holds {engine.count} of "
-            f"{engine.dim}, {IDS} {len(ids)}. Files of different indexes were mixed; build it again."
+            f"{place}: the manifest tells of {told.vectors} vectors, {INDEX} holds {engine.count}, {IDS} {len(ids)}. "
+            f"Files of different indexes were mixed.{others}"
         )
-    dead = np.zeros(count, dtype=bool)
-    if TOMBSTONES in manifest["files"]:
-        dead[_array(place / TOMBSTONES, False)] = True
-    engine.set_parameters(parameters)
+    if labels is not None and len(labels) != len(ids):
+        raise InputError(f"{place / LABELS} holds {len(labels)} labels for {len(ids)} vectors.{others}")
+    if verify:
+        refuse_repeated(ids, dead, str(place / IDS), others)
+    engine.set_parameters(told.parameters)
+    record = Record(
+        told.metric,
+        told.model_fingerprint,
+        told.notes,
+        told.seed,
+        told.train_size,
+        told.created,
+        told.threshold,
+        place.parent.resolve(),
+        place.name,
+    )
     return engine, Table(ids, labels, dead), record
+
+
+def _tombstones(place: Path, told: Manifest, there: bool, others: str) -> np.ndarray:
+    """Return (vectors,) bool, True for tombstones; InputError where they are not as many positions as were told of."""
+    dead = np.zeros(told.vectors, dtype=bool)
+    positions = _array(place / TOMBSTONES, "iu", False, others) if there else np.empty(0, dtype=np.int64)
+    if len(positions) and not 0 <= positions.min() <= positions.max() < told.vectors:
+        raise InputError(f"{place / TOMBSTONES} names vectors that are not among the {told.vectors}.{others}")
+    dead[positions] = True
+    if not dead.sum() == len(positions) == told.tombstones:
+        raise InputError(
+            f"{place / TOMBSTONES} names {int(dead.sum())} vectors, the manifest tells of {told.tombstones}.{others}"
+        )
+    return dead
 
 
 def describe(engine: Engine, table: Table, record: Record) -> dict[str, Any]:
@@ -191,11 +216,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _array(path: Path, mmap: bool) -> np.ndarray:
+def _array(path: Path, kinds: str, mmap: bool, others: str) -> np.ndarray:
+    """Return a (n,) array of one of numpy's `kinds` of values; InputError where the file holds something else."""
     try:
-        return np.asarray(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); the file is damaged.") from error
+        found = np.asarray(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); the file is damaged.{others}") from error
+    if found.ndim != 1 or found.dtype.kind not in kinds:
+        raise InputError(f"{path} holds {found.dtype} of shape {found.shape}, not what an index keeps there.{others}")
+    return found
 
 
 def _versions() -> dict[str, str]:

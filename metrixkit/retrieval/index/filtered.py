@@ -65,7 +65,7 @@ def _scanned(engine: Engine, queries: int, k: int, chosen: int) -> int:
         # A graph visits about efSearch / share nodes and looks at the links of each, wherever they lie in memory.
         return max(few, int((8 * kind.graph * engine.get_parameters()["efSearch"] * count) ** 0.5))
     if queries >= BATCH:
-        return chosen
+        return chosen if kind.filters else max(few, count // 10)
     return max(few, count // 1000 if kind.filters else count // 50)
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from torch import Tensor
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.labels import read_labels
 
+BLOCK = 2**16  # ids hashed at a time
 NO_MATCH = "no match"  # what match() answers where no item is near enough
 Filter = Iterable[str] | np.ndarray | Callable[[str], bool]
 
@@ -73,6 +76,11 @@ class Table:
         """Return the ids at positions of any shape; "" at -1."""
         if not len(self.all_ids):
             return np.full(positions.shape, "", dtype="<U1")
+        if positions.max(initial=-1) >= len(self.all_ids):
+            raise InputError(
+                f"the index answers with vector {positions.max()} of {len(self.all_ids)}: its file is damaged. Load it "
+                "with verify=True to see which, or build it again."
+            )
         names: np.ndarray = self.all_ids[positions]
         missing = positions < 0
         if missing.any():
@@ -120,7 +128,8 @@ class Table:
         """Return the (positions,) bool that a search may find, or None for all.
 
         Args:
-            chosen: Ids; or a (len,) bool array in the order of :attr:`ids`; or a function of an id; or None.
+            chosen: Ids, where one named twice counts once; or a (len,) mask in the order of :attr:`ids`, bool or of
+                zeros and ones; or a function of an id; or None.
 
         Raises:
             InputError: An unknown id, a mask of another length, or something else.
@@ -135,24 +144,46 @@ class Table:
         return allowed
 
     def _mask(self, chosen: Filter) -> np.ndarray:
+        """Return the (len,) bool of allowed items, in the order of :attr:`ids`."""
         if callable(chosen):
             return np.fromiter((bool(chosen(name)) for name in self.ids.tolist()), dtype=bool, count=len(self))
-        if isinstance(chosen, str):
+        if isinstance(chosen, str | bytes):
             raise InputError(f"filter={chosen!r}: expected ids (a list of them), a mask or a function, found one text.")
+        if isinstance(chosen, Tensor):
+            chosen = chosen.detach().cpu().numpy()
         if isinstance(chosen, Iterable) and not isinstance(chosen, np.ndarray | Sequence):
-            chosen = list(chosen)  # a set, a series, a tensor
+            chosen = list(chosen)  # a set, a series
         array = np.asarray(chosen)
-        if array.dtype.kind == "b":
+        if array.dtype.kind == "b" or self._is_mask(array):
             if array.shape != (len(self),):
                 raise InputError(
                     f"filter: a mask of shape {array.shape} for {len(self)} items; expected one value an item, in the "
                     "order of index.ids."
                 )
-            return array
+            return array.astype(bool)
         mask = np.zeros(len(self.all_ids), dtype=bool)
         if array.size:
-            mask[self.positions(read_labels(array, "filter").astype(str), "filter")] = True
+            mask[self.positions(read_labels(chosen, "filter").astype(str), "filter")] = True
         return mask[~self.dead]
+
+    def _is_mask(self, array: np.ndarray) -> bool:
+        """Tell whether numbers are a mask and not ids: zeros and ones, repeated as no list of ids would be.
+
+        Raises:
+            InputError: They may be either.
+        """
+        if array.dtype.kind not in "iuf" or array.ndim != 1 or not array.size or not np.isin(array, (0, 1)).all():
+            return False
+        if len(array) > len(np.unique(array)):
+            return True
+        known = self._lookup()
+        named = all(str(int(number)) in known for number in array)
+        if len(array) == len(self) and named:
+            raise InputError(
+                f"filter={array.tolist()}: may be a mask, or the ids '0' and '1'. Give a mask as bool "
+                "(np.array(mask, dtype=bool)), and ids as text (['0', '1'])."
+            )
+        return len(array) == len(self)
 
     def _lookup(self) -> dict[str, int]:
         if self._where is None:
@@ -195,6 +226,24 @@ def read_new_ids(values: Any, name: str, count: int | None = None) -> np.ndarray
                 "that it found nothing."
             )
     return ids
+
+
+def refuse_repeated(ids: np.ndarray, dead: np.ndarray, where: str, others: str) -> None:
+    """Raise InputError where an id of a file stands twice among those that are no tombstones.
+
+    They are hashed block by block, for the file may be larger than memory.
+    """
+    alive = np.flatnonzero(~dead)
+    hashes = np.empty(len(alive), dtype=np.uint64)
+    for start in range(0, len(alive), BLOCK):
+        piece = slice(start, start + BLOCK)
+        hashes[piece] = pd.util.hash_array(ids[alive[piece]].astype(object), categorize=False)
+    ordered = np.sort(hashes)
+    common = ordered[1:][ordered[1:] == ordered[:-1]]
+    suspects = ids[alive[np.isin(hashes, common)]].tolist() if len(common) else []
+    if len(set(suspects)) < len(suspects):
+        twice = next(name for name in suspects if suspects.count(name) > 1)
+        raise InputError(f"{where}: id {twice!r} stands there twice.{others}")
 
 
 def check_count(values: np.ndarray, count: int, name: str) -> None:

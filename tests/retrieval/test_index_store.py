@@ -364,3 +364,117 @@ def test_all_can_go_and_others_come(tmp_path: Path) -> None:
         index.compact()
         index.add(ROWS[:4], IDS[:4])
         assert index.search(ROWS[2], 1)[1].tolist() == ["a2"]
+
+
+def test_a_flipped_bit_of_the_manifest_is_told(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "i")
+    path = folder / "v0001" / "manifest.json"
+    whole = path.read_text()
+    assert json.loads(whole)["checksum"] == checksum(json.loads(whole))
+    for old, new in (('"seed": 0', '"seed": 1'), ("runs/x", "runs/y"), ("ffff", "fffe")):
+        path.write_text(whole.replace(old, new, 1))
+        for verify in (True, False):
+            with pytest.raises(InputError, match="manifest.json is not as it was written: its checksum differs"):
+                RetrievalIndex.load(folder, verify=verify)
+    path.write_text(json.dumps(json.loads(whole), sort_keys=True))  # laid out otherwise, but it says the same
+    assert len(RetrievalIndex.load(folder)) == 60
+
+
+def test_folders_from_before_checksums_load_and_get_one(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "i")
+    path = folder / "v0001" / "manifest.json"
+    old = json.loads(path.read_text())
+    del old["checksum"]
+    path.write_text(json.dumps(old, indent=2))
+    index = RetrievalIndex.load(folder)
+    assert index.search(ROWS[3], 1)[1].tolist() == ["a3"]
+    index.save(folder)
+    assert "checksum" in json.loads((folder / "v0002" / "manifest.json").read_text())
+
+
+def replaced(folder: Path, name: str, array: np.ndarray) -> None:
+    """Put another array into a version, as somebody would who means it."""
+    path = folder / "v0001" / name
+    np.save(path, array)
+    manifest = folder / "v0001" / "manifest.json"
+    listed = json.loads(manifest.read_text())["files"]
+    listed[name] = {"bytes": path.stat().st_size, "sha256": store.sha256(path)}
+    rewritten(manifest, {"files": listed})
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "says"),
+    [
+        ("tombstones.npy", np.array([3, 60]), "names vectors that are not among the 60"),
+        ("tombstones.npy", np.array([-1, 3]), "names vectors that are not among the 60"),
+        ("tombstones.npy", np.array([3, 3]), "names 1 vectors, the manifest tells of 2"),
+        ("tombstones.npy", np.array([3]), "names 1 vectors, the manifest tells of 2"),
+        ("tombstones.npy", np.array([1.0, 2.0]), "holds float64"),
+        ("ids.npy", np.arange(60), "holds int64"),
+        ("ids.npy", np.array([["a"], ["b"]]), r"shape \(2, 1\)"),
+        ("ids.npy", np.array(IDS[:59]), "ids.npy 59"),
+        ("ids.npy", np.array([*IDS[:59], "a7"]), "id 'a7' stands there twice"),
+        ("labels.npy", np.array(["x"] * 59), "59 labels for 60 vectors"),
+        ("labels.npy", np.array([b"x"] * 60), "holds .S1"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, name: str, array: np.ndarray, says: str) -> None:
+    index = made(factory="HNSW8", labels=["l"] * 60)
+    index.remove(["a0", "a1"])
+    index.save(tmp_path / "i")
+    replaced(tmp_path / "i", name, array)
+    with pytest.raises(InputError, match=says):
+        RetrievalIndex.load(tmp_path / "i")
+
+
+def test_an_id_may_stand_again_behind_its_tombstone(tmp_path: Path) -> None:
+    index = made(factory="HNSW8")
+    index.update(ROWS[:2], IDS[:2])
+    index.save(tmp_path / "i")
+    assert len(RetrievalIndex.load(tmp_path / "i")) == 60
+
+
+@pytest.mark.filterwarnings("ignore:.*is trained on:UserWarning")
+def test_an_index_of_another_kind_than_told_never_reaches_faiss(tmp_path: Path) -> None:
+    """Asked for lists it has not, faiss would end the process."""
+    for name, factory in (("flat", "Flat"), ("lists", "IVF4,Flat")):
+        made(factory=factory).save(tmp_path / name)
+    other = (tmp_path / "lists/v0001/index.faiss").read_bytes()
+    (tmp_path / "flat/v0001/index.faiss").write_bytes(other)
+    manifest = tmp_path / "flat/v0001/manifest.json"
+    listed = json.loads(manifest.read_text())["files"]
+    listed["index.faiss"]["bytes"] = len(other)
+    rewritten(manifest, {"files": listed})
+    with pytest.raises(InputError, match="says, Flat of 8 dimensions by cosine; it holds IndexIVFFlat of 8"):
+        RetrievalIndex.load(tmp_path / "flat", verify=False)
+
+
+def test_what_killed_writers_left_goes_after_an_hour(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "i")
+    (folder / ".part-77-1").mkdir()
+    (folder / ".part-77-1" / "ids.npy").write_text("x")
+    (folder / ".part-abc.csv").write_text("x")
+    (folder / ".CURRENT-77-1").write_text("v0009")
+    (folder / ".part-young").mkdir()
+    long_ago = time.time() - 2 * 3600
+    for name in (".part-77-1", ".part-abc.csv", ".CURRENT-77-1"):
+        os.utime(folder / name, (long_ago, long_ago))
+    RetrievalIndex.load(folder).save(folder)
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", ".part-young", "CURRENT", "v0001", "v0002"]
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path / "i")
+    opened = Path.open
+
+    def read_only(path: Path, mode: str = "r", *values: Any, **named: Any) -> Any:
+        if set(mode) & set("wax+"):
+            raise OSError(30, "Read-only file system")
+        return opened(path, mode, *values, **named)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    index = RetrievalIndex.load(folder)
+    assert index.search(ROWS[3], 1)[1].tolist() == ["a3"]
+    with pytest.raises(InputError, match="Read-only file system.*choose a place that can be written"):
+        index.save(folder)

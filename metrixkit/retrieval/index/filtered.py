@@ -16,7 +16,7 @@ from metrixkit.retrieval.index.selection import allowed_only, lists_to_probe
 FEW = 1000  # allowed vectors that are always scored one by one
 BATCH = 20  # queries from which a matrix product beats faiss passing over vectors one by one
 QUERIES = 1024  # whose lists are put in order at a time
-MORE_LISTS, MORE_CANDIDATES = 3.0, 3.0  # see `_more`
+MORE_LISTS, MORE_CANDIDATES = 3.0, 6.0  # see `_more`
 
 
 def search(
@@ -56,15 +56,16 @@ def search(
 def _scanned(engine: Engine, queries: int, k: int, chosen: int) -> int:
     """Return up to how many allowed vectors are scored one by one: where that costs no more than the kind's own way."""
     kind, count, few = engine.factory, engine.count, max(FEW, 4 * k)
-    slow = bool(kind.parts) and not kind.refine  # decoding takes longer than looking codes up
+    batch = queries >= BATCH  # vectors are then given back once for all queries
+    slow = not (batch or kind.exact_vectors)  # codes take longer to decode one by one than to look up
     if kind.lists:
         weighed = int(MORE_LISTS * count * engine.get_parameters()["nprobe"] / kind.lists)
-        # A batch decodes once for all its queries.
-        return max(few, 4 * weighed) if queries >= BATCH else max(few // 10, k) if slow else max(few, weighed)
+        return max(few // 10, k) if slow else max(few, int(1.5 * weighed) if batch else weighed)
     if kind.graph:
-        # A graph visits about efSearch / share nodes and looks at the links of each, wherever they lie in memory.
-        return max(few, int((8 * kind.graph * engine.get_parameters()["efSearch"] * count) ** 0.5))
-    if queries >= BATCH:
+        # A graph visits efSearch x _more / share nodes and looks at the links of each, wherever they lie in memory.
+        node = 37 if batch else 0.75 if slow else 11  # what one of these links costs, in vectors scored
+        return max(few, int((node * kind.graph * engine.get_parameters()["efSearch"] * count) ** 0.5))
+    if batch:
         return chosen if kind.filters else max(few, count // 10)
     return max(few, count // 1000 if kind.filters else count // 50)
 

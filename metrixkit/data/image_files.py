@@ -1,9 +1,9 @@
-"""Which files below a folder are images, and what was passed over on the way: nothing is left out unsaid."""
+"""Which files below a folder are images or videos, and what was passed over: nothing is left out unsaid."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ SUFFIXES: Final = HEIF_SUFFIXES | frozenset(
     )
 )
 # Why something was passed over. The last two are faults of the folder, the others mostly as they should be.
-HIDDEN, OTHER, EMPTY, LOOP = "hidden", "of other kinds", "folders without an image", "links to a folder above"
+HIDDEN, OTHER, EMPTY, LOOP = "hidden", "of other kinds", "folders without any", "links to a folder above"
 BROKEN_LINK, LOCKED = "links to nothing", "folders that cannot be listed"
 FAULTS: Final = (BROKEN_LINK, LOCKED)
 _SHOWN: Final = 3
@@ -33,12 +33,12 @@ class Scan:
     """What is below a folder.
 
     Attributes:
-        images: Paths below the folder, with "/" between their parts; of a folder first its files, then its folders,
+        files: Paths below the folder, with "/" between their parts; of a folder first its files, then its folders,
             each in the order of their names. A link is its own path, not its target's.
         passed_over: Names of what was left out, by reason; folders end in "/".
     """
 
-    images: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=dict)
 
     def leave(self, reason: str, name: str) -> None:
@@ -47,19 +47,26 @@ class Scan:
 
 
 def scan_images(root: Path) -> Scan:
-    """Return the image files below a folder by their suffix in any case, links followed, and what was passed over.
+    """Return the image files below a folder; see :func:`scan_files`."""
+    return scan_files(root, SUFFIXES)
+
+
+def scan_files(root: Path, suffixes: Collection[str]) -> Scan:
+    """Return the files below a folder that have one of some suffixes in any case, and what was passed over.
 
     Args:
-        root: A folder. Names that begin with a dot are hidden, below it, not in its own path.
+        root: A folder; links below it are followed. Names that begin with a dot are hidden, below it, not in its own
+            path.
+        suffixes: In lower case, such as ".jpg".
 
     Raises:
         InputError: Names that are not UTF-8 (they cannot stand in a table or a result), or links that lead to one
             folder over and over.
     """
-    scan, visits = Scan(), {}
-    _walk(str(root), "", (os.path.realpath(root),), scan, visits)
+    scan = Scan()
+    _walk(str(root), "", (os.path.realpath(root),), scan, {}, suffixes)
     refuse_bytes([str(root)], "the folder")
-    refuse_bytes(scan.images, f"images below {root}")
+    refuse_bytes(scan.files, f"files below {root}")
     return scan
 
 
@@ -97,16 +104,18 @@ def refuse_bytes(names: Sequence[str], where: str) -> None:
         )
 
 
-def _walk(folder: str, below: str, above: tuple[str, ...], scan: Scan, visits: dict[str, int]) -> bool:
-    """Add what is in `folder`, whose real path is ``above[-1]``; return whether there is an image in or below it."""
+def _walk(
+    folder: str, below: str, above: tuple[str, ...], scan: Scan, visits: dict[str, int], suffixes: Collection[str]
+) -> bool:
+    """Add what is in `folder`, whose real path is ``above[-1]``; return whether there is a file in or below it."""
     visits[above[-1]] = visits.get(above[-1], 0) + 1
     if visits[above[-1]] > _MOST_VISITS:
         raise InputError(
-            f"images: links lead to {printable(above[-1])} in more than {_MOST_VISITS} ways (the last: "
-            f"{printable(below)}). Take some away, or list the images in a table (data.table)."
+            f"links lead to {printable(above[-1])} in more than {_MOST_VISITS} ways (the last: "
+            f"{printable(below)}). Take some away, or list the files in a table."
         )
     if len(above) > _DEEPEST:
-        raise InputError(f"images: {printable(below[:80])}... lies more than {_DEEPEST} folders deep; move it up.")
+        raise InputError(f"{printable(below[:80])}... lies more than {_DEEPEST} folders deep; move it up.")
     try:
         with os.scandir(folder) as listed:
             entries = sorted(listed, key=lambda entry: entry.name)
@@ -114,7 +123,7 @@ def _walk(folder: str, below: str, above: tuple[str, ...], scan: Scan, visits: d
         scan.leave(LOCKED, f"{below or folder + '/'} ({error.strerror})")
         return True  # nobody knows
     folders: list[str] = []
-    before = len(scan.images)
+    before = len(scan.files)
     for entry in entries:
         name = below + entry.name
         directory = _is_folder(entry)
@@ -122,19 +131,19 @@ def _walk(folder: str, below: str, above: tuple[str, ...], scan: Scan, visits: d
             scan.leave(HIDDEN, f"{name}/" if directory else name)
         elif directory:
             folders.append(entry.name)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            scan.images.append(name)  # what is no file, such as a link to nothing, is missing to whoever reads it
+        elif os.path.splitext(entry.name)[1].lower() in suffixes:
+            scan.files.append(name)  # what is no file, such as a link to nothing, is missing to whoever reads it
         else:
             broken = entry.is_symlink() and not os.path.exists(entry.path)
             scan.leave(BROKEN_LINK if broken else OTHER, name)
-    found = len(scan.images) > before
+    found = len(scan.files) > before
     barren: list[str] = []
     for inner in folders:
         path = os.path.join(folder, inner)
         real = os.path.realpath(path)
         if real in above:
             scan.leave(LOOP, f"{below}{inner}/")
-        elif _walk(path, f"{below}{inner}/", (*above, real), scan, visits):
+        elif _walk(path, f"{below}{inner}/", (*above, real), scan, visits, suffixes):
             found = True
         else:
             barren.append(f"{below}{inner}/")

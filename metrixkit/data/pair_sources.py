@@ -16,6 +16,7 @@ from metrixkit.data.features import Features, read_features
 from metrixkit.data.files import present
 from metrixkit.data.frame_times import parse_segment
 from metrixkit.data.frames import VIDEO_SUFFIXES, read_frames
+from metrixkit.data.image_files import scan_files
 from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.errors import InputError
 
@@ -125,6 +126,8 @@ def settle_pairs(
 def find_videos(folder: Path, unique: bool = False) -> dict[str, str]:
     """Return the video files below a folder by their stem; where a stem has several, .mp4 comes before .webm and so on.
 
+    Links are followed.
+
     Args:
         folder: Where to look.
         unique: Refuse files of one stem in several folders, for those to whom the stem is all there is.
@@ -135,18 +138,15 @@ def find_videos(folder: Path, unique: bool = False) -> dict[str, str]:
     if not folder.is_dir():
         raise InputError(f"the folder of videos {folder.absolute()} does not exist (data.videos).")
     found: dict[str, tuple[int, str]] = {}
-    for place, below, files in os.walk(folder, followlinks=False):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for file in sorted(files):
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() in VIDEO_SUFFIXES and not file.startswith("."):
-                rank = (VIDEO_SUFFIXES.index(suffix.lower()), os.path.join(place, file))
-                if unique and stem in found and os.path.dirname(found[stem][1]) != place:
-                    raise InputError(
-                        f"{found[stem][1]} and {rank[1]} bear one name, {stem!r}, and an item's id is its file's name. "
-                        "Rename one, give one of the folders, or take a table (data=captions), whose ids are your own."
-                    )
-                found[stem] = min(found.get(stem, rank), rank)
+    for name in scan_files(folder, VIDEO_SUFFIXES).files:
+        stem, suffix = os.path.splitext(name.rpartition("/")[2])
+        rank = (VIDEO_SUFFIXES.index(suffix.lower()), str(folder / name))
+        if unique and stem in found and os.path.dirname(found[stem][1]) != os.path.dirname(rank[1]):
+            raise InputError(
+                f"{found[stem][1]} and {rank[1]} bear one name, {stem!r}, and an item's id is its file's name. "
+                "Rename one, give one of the folders, or take a table (data=captions), whose ids are your own."
+            )
+        found[stem] = min(found.get(stem, rank), rank)
     return {stem: path for stem, (_, path) in found.items()}
 
 

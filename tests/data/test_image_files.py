@@ -31,7 +31,7 @@ def photos(tmp_path: Path) -> Path:
 def test_suffixes_of_jpeg_in_any_case(photos: Path) -> None:
     for name in ("a.jfif", "b.jpe", "c.JIF", "d.JPG", "e.Jpeg"):
         picture(photos / "cat" / name, form="JPEG")
-    assert [Path(name).name for name in scan_images(photos).images][:5] == [
+    assert [Path(name).name for name in scan_images(photos).files][:5] == [
         "0.png",
         "1.png",
         "a.jfif",
@@ -55,7 +55,7 @@ def test_what_is_passed_over_is_counted_and_named(photos: Path, capsys: pytest.C
     }
     assert told(found.passed_over) == (
         "passed over: 2 hidden (.DS_Store, .thumbs/); 4 of other kinds (notes.txt, cat/raw.cr2, "
-        "old/deep/nothing/x.svg, ...); 3 folders without an image (owl/empty/, old/, phone/)"
+        "old/deep/nothing/x.svg, ...); 3 folders without any (owl/empty/, old/, phone/)"
     )
     assert door.main(["check", str(photos)]) == 0
     assert told(found.passed_over) in capsys.readouterr().out
@@ -87,7 +87,7 @@ def test_links_that_lead_nowhere_upwards_or_to_themselves(photos: Path, capsys: 
     (photos / "owl" / "side").symlink_to("../dog")
     scan = scan_images(photos)
     # Through owl/side the photographs of dog are there once more; up from there leads above again.
-    assert scan.images[-2:] == ["owl/side/0.png", "owl/side/1.png"]
+    assert scan.files[-2:] == ["owl/side/0.png", "owl/side/1.png"]
     assert scan.passed_over[LOOP] == ["dog/up/", "owl/side/up/"]
     assert scan.passed_over[BROKEN_LINK] == ["rat"]
     with pytest.raises(InputError, match=r"gone\.jpg: a link to nothing \(/nowhere/gone\.jpg\); cat/self\.jpg: a link"):

@@ -333,6 +333,18 @@ def test_door_as_a_programme_on_pairs(repository, tmp_path):
     assert "with outline" in done.stdout
 
 
+def test_videos_behind_links_are_there_and_loops_end(tmp_path):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/b.mp4").touch()
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips/a.MP4").touch()
+    (tmp_path / "clips/.c.mp4").touch()
+    (tmp_path / "clips/linked").symlink_to("../pool")
+    (tmp_path / "clips/up").symlink_to("..")
+    found = find_videos(tmp_path / "clips")
+    assert found == {"a": str(tmp_path / "clips/a.MP4"), "b": str(tmp_path / "clips/linked/b.mp4")}
+
+
 def test_videos_whose_name_is_all_there_is_must_differ(tmp_path):
     for folder in ("cam1", "cam2"):
         (tmp_path / folder).mkdir()

@@ -199,7 +199,7 @@ class Images:
         if not root.is_dir():
             raise InputError(f"images: data.root={self.root} is not a folder (looked at {root.absolute()}).")
         scan = scan_images(root)
-        below = [name.split("/") for name in scan.images]
+        below = [name.split("/") for name in scan.files]
         # Folders without an image in them (notes, annotations) say nothing of how images are sorted.
         top = sorted({parts[0] for parts in below if len(parts) > 1})
         named = [name for name in top if name.lower() in SPLIT_WORDS]
@@ -212,7 +212,7 @@ class Images:
                 "it holds images. Move it elsewhere, or, if all of them are classes, name them by a table (data.table)."
             )
         rows = []
-        for name, parts in zip(scan.images, below, strict=True):
+        for name, parts in zip(scan.files, below, strict=True):
             folders = parts[1:-1] if splits else parts[:-1]
             if not folders and not loose:
                 raise InputError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def main() -> None:
         for _ in range(rounds):
             whole = seconds(step, times)
             module().backward()
-            norm = seconds(lambda optimizer=optimizer: gradient_norm(optimizer), max(5, times))
+            norm = seconds(partial(gradient_norm, optimizer), max(5, times))
             found.append((whole, norm, seconds(flat.sum, max(5, times))))
             optimizer.zero_grad(set_to_none=True)
         whole, norm, floor = (1e3 * min(column) for column in zip(*found, strict=True))

@@ -177,8 +177,12 @@ class Trainer:
             self.log.numbers(progress.step, progress.epoch + progress.position / steps, values)
         return value
 
-    def clip(self) -> Tensor:
-        """Limit the gradient as the settings say; return its norm before, a scalar on the device."""
+    def clip(self) -> Tensor | None:
+        """Limit the gradient as the settings say; return its norm before, a scalar on the device.
+
+        None where the strategy clips without telling it.
+        """
+        norm: Tensor | None
         if self.settings.clip_norm is None:
             norm = gradient_norm(self.optimizer)
         else:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from metrixkit import embed, evaluate, index, source, train
-from metrixkit.data import Columns, Images
+from metrixkit.data import UNLABELLED, Columns, Images
 from metrixkit.embedding.folder import read_source
 from metrixkit.errors import InputError
+from metrixkit.indexing.videos import read_videos
 from metrixkit.retrieval.index import RetrievalIndex
 
 CONFIG = """
@@ -211,6 +212,27 @@ def test_without_a_source_it_is_the_runs_own_data(
     assert len(source.read([], run, "all").items) == 64
     assert len(source.read(["data.seed=0"], run).items) == 32
     assert source.read(["data.seed=0"], run).items["id"].tolist() != table["id"].tolist()
+
+
+def test_a_runs_own_videos(tmp_path: Path) -> None:
+    rows = ["id,caption,split", *(f"v{k},a clip,{'train' if k < 3 else 'test'}" for k in range(5))]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    for k in range(5):
+        (tmp_path / f"v{k}.mp4").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    data = f"{{name: captions, table: {tmp_path}/t.csv}}"
+    (run / "config.yaml").write_text(f"task: crossmodal\nseed: 0\ndata: {data}\n")
+    assert read_videos([], "video", str(run)).items["id"].tolist() == ["v3", "v4"]
+    assert len(read_videos([], "video", str(run), "all").items) == 5
+    places = read_videos([str(tmp_path / "v0.mp4")], "video", str(run)).items
+    assert places[["id", "label", "split"]].to_numpy().tolist() == [["v0", "", ""]]
+
+
+def test_images_that_a_data_set_calls_unlabelled_have_no_label(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "hats/red").rename(photos / UNLABELLED)
+    found = source.read(["data=images", f"data.root={photos}"]).items
+    assert sorted(set(found["label"])) == ["", "hats/blue", "shoes/blue", "shoes/red"]
 
 
 def test_an_index_in_a_folder_whose_name_is_not_utf8_is_refused(

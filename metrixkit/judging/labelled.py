@@ -13,6 +13,7 @@ import pandas as pd
 from metrixkit import config as configs
 from metrixkit import saved_runs
 from metrixkit.data.arrays import read_matrix
+from metrixkit.data.image_files import told
 from metrixkit.data.loader import default_workers
 from metrixkit.data.row_table import read_row_table
 from metrixkit.data.tables import SPLIT_WORDS
@@ -110,6 +111,7 @@ def _model(
     )
     dropped = f"; {manifest.dropped} listed images dropped" if manifest.dropped else ""
     said = [f"model: {where}", f"data: {manifest.name}, split {manifest.split_name}{dropped}"]
+    said += filter(None, [told(manifest.passed_over)])
     settings = configs.settings(config, "evaluation")
     split = task.test_split if split is None else split
     if split not in manifest.splits:

@@ -211,14 +211,15 @@ class Images:
                 f"{where}: the folders {', '.join(named)} look like splits, and {odd!r} beside them does not, though "
                 "it holds images. Move it elsewhere, or, if all of them are classes, name them by a table (data.table)."
             )
+        outside = [name for name, parts in zip(scan.files, below, strict=True) if len(parts) < (3 if splits else 2)]
+        if outside and not loose:
+            raise InputError(
+                f"{where}: {root / outside[0]} lies in no class folder ({len(outside):,} of {len(below):,} images do "
+                f"not); expected one folder per class, such as {root / 'NAME' / outside[0]}, or a table (data.table)."
+            )
         rows = []
         for name, parts in zip(scan.files, below, strict=True):
             folders = parts[1:-1] if splits else parts[:-1]
-            if not folders and not loose:
-                raise InputError(
-                    f"{where}: {root / name} lies in no class folder; expected one folder per class, such as "
-                    f"{root / 'NAME' / parts[-1]}, or a table (data.table)."
-                )
             split = SPLIT_WORDS[parts[0].lower()] if splits and len(parts) > 1 else ""
             rows.append((name, str(root / name), "/".join(folders), split))
         if not rows:

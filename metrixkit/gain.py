@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -67,11 +68,12 @@ def load_per_query(path: str | os.PathLike[str]) -> PerQuery:
         InputError: The file is absent, or no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return PerQuery(str(file["metric"]), file["ids"], file["classes"], file["values"].astype(np.float64))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -67,12 +68,12 @@ def read_answers(path: Path) -> Answers:
         InputError: The file is absent or no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             ids, ranks = file["query_ids"], file["rank_of_first"]
             classes = {name.removeprefix(CLASS_RANK): file[name] for name in file.files if name.startswith(CLASS_RANK)}
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} cannot be read as predictions ({error})") from error
     order = np.argsort(ids, kind="stable")
     return Answers(ids[order], ranks[order], {name: places[order] for name, places in classes.items()})

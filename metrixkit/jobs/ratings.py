@@ -16,7 +16,7 @@ from metrixkit.data.sets.ratings import RatingSplit
 from metrixkit.errors import InputError
 from metrixkit.files import write_bytes, write_text
 from metrixkit.gain import PerQuery
-from metrixkit.jobs.job import FromTask, Judged, parameters_line
+from metrixkit.jobs.job import NOTHING_JUDGED, FromTask, Judged, parameters_line, selection_line
 from metrixkit.jobs.parts import loop_parts
 from metrixkit.models.factors import Factors
 from metrixkit.spreadsheet import csv_text
@@ -58,12 +58,16 @@ class RatingJob(FromTask):
     def introduction(self) -> list[str]:
         """Say what is trained on what, and what the most popular items reach."""
         counts, name = self.task.split.counts(), self.headline
+        judges = len(self.task.split.held_out) > 0
         return [
             f"data: {self.config['data']['path']}: {counts['ratings']:,} ratings of {counts['items']:,} items by "
             f"{counts['users']:,} users; {len(self.task.train):,} liked pairs to train on, {counts['test_liked']:,} to "
             "find",
             parameters_line(self.method, "factors", self.fabric),
-            f"popularity, without any training: {name} {100 * self.task.popularity()[name]:.2f} %",
+            f"popularity, without any training: {name} {100 * self.task.popularity()[name]:.2f} %"
+            if judges
+            else f"note: {NOTHING_JUDGED}",
+            selection_line(self.validation, self.protocol, self.task.settings.validation, judges),
         ]
 
     def watch(self, epoch: int) -> dict[str, float]:
@@ -71,7 +75,9 @@ class RatingJob(FromTask):
         return self.task.watch(self.model)
 
     def judge(self) -> Judged:
-        """Evaluate on the test pairs; popularity stands beside."""
+        """Evaluate on the test pairs, where there are any; popularity stands beside."""
+        if not len(self.task.split.held_out):
+            return Judged({}, {**self.task.split.counts(), "validation_liked": len(self.task.validation)}, {})
         found, popular = self.task.test(self.model), self.task.popularity()
         longest = f"@{max(self.task.settings.at)}"
         metrics = {**found, **{f"popularity/{name}": v for name, v in popular.items() if name.endswith(longest)}}
@@ -90,7 +96,8 @@ class RatingJob(FromTask):
         )
         for name, ids in (("users", self.task.split.ratings.user_ids), ("items", self.task.split.ratings.item_ids)):
             write_text(out / f"{name}.txt", "\n".join(ids.tolist()) + "\n")
-        write_text(folder.path / "users.csv", csv_text(judged.found.per_query))
+        if judged.found is not None:
+            write_text(folder.path / "users.csv", csv_text(judged.found.per_query))
 
 
 def assemble(config: Mapping[str, Any], fabric: Fabric, folder: RunFolder) -> RatingJob:

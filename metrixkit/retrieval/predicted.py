@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -142,10 +143,10 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
         InputError: The file is absent, is no such file, or lacks an array.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             ranks = {name.removeprefix(CLASS_RANK): file[name] for name in file.files if name.startswith(CLASS_RANK)}
             return Predictions(**{name: file[name] for name in _ARRAYS}, class_ranks=ranks)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -86,6 +86,8 @@ class Recommendation:
     def watch(self, model: Factors) -> dict[str, float]:
         """Return the watched metrics: on the validation pairs, or under ``paper`` on the test pairs."""
         if self.settings.protocol == "paper":
+            if not len(self.split.held_out):
+                return {}
             return {f"test/{name}": value for name, value in self.test(model).items()}
         if not len(self.validation):
             return {}

@@ -65,7 +65,8 @@ class Captions:
         features: Modality to features: keyed by id, or by the cells of the column of that name where the table has one
             (then a blank cell means that the item lacks it).
         text_features: Features of the captions, keyed "ID#0", "ID#1", ... in the order of the rows.
-        test_share: Share of the items for the test split, in (0, 1); None is one fifth. Only where no split is given.
+        test_share: Share of the items for the test split, in [0, 1); None is one fifth; 0 trains on everything, and
+            nothing is judged. Only where no split is given.
         seed: Seed of that division.
         on_missing: "error", "drop" or "blank", for what is named and not there.
         verify: Whether to read every file while listing.
@@ -86,8 +87,10 @@ class Captions:
         on_missing: PairOnMissing = "error",
         verify: bool = False,
     ) -> None:
-        if test_share is not None and not 0.0 < test_share < 1.0:
-            raise InputError(f"captions: data.test_share must lie between 0 and 1 (both excluded), it is {test_share}.")
+        if test_share is not None and not 0.0 <= test_share < 1.0:
+            raise InputError(
+                f"captions: data.test_share must lie between 0 (all training) and 1 (excluded), it is {test_share}."
+            )
         for name, kind in (modalities or {}).items():
             if kind not in KINDS:
                 raise InputError(f"captions: data.modalities.{name}={kind!r} is no kind.{did_you_mean(kind, KINDS)}")
@@ -130,7 +133,7 @@ class Captions:
         keyed = {name for name in self.features if name in table.columns}
         if "split" not in items.columns:
             items["split"] = self._divide(items["id"].tolist(), file)
-            split_name = f"share{self._share:g}-seed{self.seed}"
+            split_name = f"share{self._share:g}-seed{self.seed}" if self._share else "all-train"
         else:
             split_name = "given"
         return settle_pairs(
@@ -176,10 +179,14 @@ class Captions:
         return pd.DataFrame(found, dtype="str"), unused
 
     def _divide(self, ids: list[str], file: Path) -> list[str]:
+        if self._share == 0:
+            return ["train"] * len(ids)
         if len(ids) < 2:
             raise InputError(f"{file}: one item cannot be divided into training and test; add a column 'split'.")
         order = sorted(ids)
-        count = min(max(round(self._share * len(ids)), 1), len(ids) - 1)
+        # One test item alone would be found whatever the model.
+        least = 1 if len(ids) < 3 else 2
+        count = min(max(round(self._share * len(ids)), least), len(ids) - 1)
         test = {order[i] for i in np.random.default_rng(self.seed).permutation(len(ids))[:count]}
         return ["test" if key in test else "train" for key in ids]
 

@@ -81,7 +81,7 @@ class RatingTable:
     Args:
         path: The table; a relative one is looked for below the data roots too.
         threshold: A rating of at least this counts as liked.
-        test: Share of the rows held out, in (0, 1).
+        test: Share of the rows held out, in [0, 1); 0 trains on all of them, and then nothing is judged.
         split_seed: Of the division; 1000 is the DMM release's.
         user: The column of users; null finds it.
         item: The column of items; null finds it.
@@ -163,14 +163,16 @@ def split_ratings(ratings: Ratings, threshold: float = 4.0, test: float = 0.25, 
     Args:
         ratings: All of them.
         threshold: A rating of at least this counts as liked.
-        test: Share of the rows that is held out, in (0, 1).
+        test: Share of the rows that is held out, in [0, 1).
         seed: Of scikit-learn's ``train_test_split``; 1000 is the release's.
 
     Raises:
-        InputError: No rating reaches the threshold, or none on one side; a share outside (0, 1).
+        InputError: No rating reaches the threshold, or none on one side; a share outside [0, 1).
     """
-    if not 0 < test < 1:
-        raise InputError(f"the share of test ratings is {test}; expected a number between 0 and 1.")
+    if not 0 <= test < 1:
+        raise InputError(
+            f"the share of test ratings is {test}; expected a number between 0 and 1 (excluded); 0 holds none out."
+        )
     if len(ratings) < 2:
         raise InputError(f"{len(ratings)} ratings cannot be divided into training and test.")
     liked = ratings.values >= threshold
@@ -181,12 +183,13 @@ def split_ratings(ratings: Ratings, threshold: float = 4.0, test: float = 0.25, 
         )
     from sklearn.model_selection import train_test_split
 
-    train, held = train_test_split(np.arange(len(ratings)), test_size=test, random_state=seed)
+    rows = np.arange(len(ratings))
+    train, held = train_test_split(rows, test_size=test, random_state=seed) if test else (rows, rows[:0])
     pairs = np.stack([ratings.users, ratings.items], axis=1)
-    for name, rows in (("training", train), ("test", held)):
-        if not liked[rows].any():
+    for name, some in (("training", train), ("test", held)):
+        if (test or name == "training") and not liked[some].any():
             raise InputError(
-                f"none of the {len(rows)} {name} ratings reaches {threshold:g}. Lower data.threshold or take another "
+                f"none of the {len(some)} {name} ratings reaches {threshold:g}. Lower data.threshold or take another "
                 "data.split_seed."
             )
     return RatingSplit(ratings, pairs[train[liked[train]]], pairs[train], pairs[held[liked[held]]], len(held))

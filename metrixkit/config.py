@@ -27,6 +27,7 @@ from metrixkit.kinds import LABEL_MIXER, LOSS, METHOD, MIXER, MODEL, OPTIMIZER, 
 from metrixkit.losses import LOSSES
 from metrixkit.methods import LABEL_MIXERS, METHODS, MIXERS
 from metrixkit.models import MODELS
+from metrixkit.overrides import annotations_of, read_value
 from metrixkit.schema import (
     REQUIRED,
     Family,
@@ -85,8 +86,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         path: The YAML file.
-        overrides: ``dotted.key=value``, the value read as YAML. ``loss=contrastive`` replaces a whole family node by
-            that class with its defaults; ``loss.margin=0.4`` changes one setting.
+        overrides: ``dotted.key=value``; a text is the characters typed, everything else is read as YAML.
+            ``loss=contrastive`` replaces a whole family node by that class with its defaults; ``loss.margin=0.4``
+            changes one setting.
 
     Raises:
         InputError: The file is absent or no YAML, a setting is unknown, missing or of the wrong type, or an override
@@ -109,26 +111,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             raise InputError(
                 f"{override} replaces the whole of {key} and would undo {undone[0]}=... before it; put it first."
             )
-        apply_override(raw, override)
-    with allow_code(ANY):  # a person named this file
+        with allow_code(ANY):  # a person named this file
+            apply_override(raw, override)
+    with allow_code(ANY):
         return resolve(raw)
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set one ``dotted.key=value`` in `raw`, in place.
+    """Set one ``dotted.key=value`` in `raw`, in place; see :func:`~metrixkit.overrides.read_value` for the value.
 
     Raises:
-        InputError: It has no ``=``, or its value is no YAML.
+        InputError: It has no ``=``, or its value is no YAML where the setting is no text.
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"override {override!r}: expected key=value, such as training.epochs=5.")
+    *parents, last = key.strip().split(".")
     try:
-        # OmegaConf's YAML knows that 3e-5 is a number; PyYAML's does not.
-        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}" if text.strip() else "value:"))["value"]  # type: ignore[call-overload, index]
+        value = read_value(text, annotations_of([*parents, last], raw, _section_types(), FAMILIES))
     except Exception as error:
         raise InputError(f"override {override!r}: the value is not readable as YAML: {error}") from error
-    *parents, last = key.strip().split(".")
     node = raw
     for depth, parent in enumerate(parents):
         below = node.get(parent)
@@ -143,6 +145,11 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         node[parent] = below
         node = below
     node[last] = value
+
+
+def _section_types() -> dict[str, list[Any]]:
+    """Return the types that each fixed key may have; those of `evaluation` are the tasks' to say."""
+    return {key: _kinds(key, setting) for key, setting in fields_of(Experiment).items()}
 
 
 def typed_names(overrides: Sequence[str]) -> frozenset[str]:

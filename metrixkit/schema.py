@@ -233,7 +233,7 @@ def check_node(values: Any, families: Mapping[str, Family], key: str, path: str)
     cls = lookup(name, family.members, family.kind)
     rest = {k: v for k, v in values.items() if k != "name"}
     fields = fields_of(cls, hidden=family.provided)
-    nested = [k for k, f in fields.items() if _is_node(k, f, families)]
+    nested = [k for k, f in fields.items() if is_node(k, f, families)]
     owner = f"{family.kind} {name!r}"
     checked = check_mapping(
         {k: v for k, v in rest.items() if k not in nested},
@@ -249,7 +249,8 @@ def check_node(values: Any, families: Mapping[str, Family], key: str, path: str)
     return {"name": str(name), **checked}
 
 
-def _is_node(key: str, field: Field, families: Mapping[str, Family]) -> bool:
+def is_node(key: str, field: Field, families: Mapping[str, Family]) -> bool:
+    """Whether a parameter is a family node in turn, by its name."""
     # A parameter annotated as text, or as one of some words, only shares its name with a family.
     words = field.annotation is str or typing.get_origin(field.annotation) is typing.Literal
     return key in families and not words
@@ -276,7 +277,7 @@ def build_node(
         value = node[name]
         arguments[name] = (
             build_node(value, families, name, join(path, name), provided)
-            if _is_node(name, field, families) and isinstance(value, Mapping)
+            if is_node(name, field, families) and isinstance(value, Mapping)
             else instantiate(value, field.annotation)
         )
     wanted = inspect.signature(cls).parameters

@@ -1,0 +1,145 @@
+"""``key=value`` words: which setting of the schema a key means, and what the characters behind the ``=`` say for it.
+
+For a setting that is text the characters are the value: ``data.root='my photos #1'``, ``007``, ``no``, ``[a`` and ``~``
+are not what YAML would make of them. Everything else is read as YAML.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from metrixkit.errors import InputError
+from metrixkit.families import lookup
+from metrixkit.schema import Family, fields_of, is_node
+
+# One scalar in quotes, as YAML writes it: the way to give blanks at the ends, nothing at all, or the word null.
+_QUOTED = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^']|'')*' """, re.VERBOSE | re.DOTALL)
+
+
+def read_value(text: str, annotations: Sequence[Any]) -> Any:
+    """Return what the text behind ``=`` says for a setting.
+
+    A text setting takes the characters as typed. Quotes around the whole of them are YAML's and go; ``null`` and
+    nothing at all are None where the setting may be None, and nothing is None for every setting. Lists and mappings of
+    texts hold their cells as typed. Other settings are read as YAML, and a word for a setting that nobody knows yet (of
+    a class of one's own) stays whole.
+
+    Args:
+        text: What was typed.
+        annotations: The types that the setting may have, more than one where its class is not known yet; none where
+            there is no such setting.
+
+    Raises:
+        ValueError: It is no YAML where it has to be.
+    """
+    if not text.strip():
+        return None
+    if annotations and all(_holds_text(annotation) for annotation in annotations):
+        if text.strip() == "null" and any(type(None) in typing.get_args(annotation) for annotation in annotations):
+            return None
+        return _yaml(text) if _QUOTED.fullmatch(text.strip()) else text
+    if annotations and all(_holds_texts(annotation) for annotation in annotations) and text.strip() != "null":
+        return yaml.load(text, Loader=yaml.BaseLoader)
+    found = _yaml(text)
+    shortened = not annotations and isinstance(found, str) and not _QUOTED.fullmatch(text.strip())
+    return text if shortened else found
+
+
+def annotations_of(
+    key: Sequence[str], node: Mapping[str, Any], sections: Mapping[str, Sequence[Any]], families: Mapping[str, Family]
+) -> list[Any]:
+    """Return the types that the setting of a dotted key may have.
+
+    Args:
+        key: The parts of the key.
+        node: The config so far, whose names choose the classes. Where none is named, and the family has no default,
+            every class of the family counts.
+        sections: Top-level key to the types that it may have.
+        families: Top-level key to family.
+    """
+    first, rest = key[0], key[1:]
+    if first in families:
+        return _in_family(families[first], first, rest, node.get(first), families)
+    return [found for annotation in sections.get(first, ()) for found in _within(annotation, rest)]
+
+
+def _in_family(family: Family, key: str, rest: Sequence[str], node: Any, families: Mapping[str, Family]) -> list[Any]:
+    """Return the types of the setting `rest` of a family node."""
+    if not rest:
+        return []  # a name, or settings with a name
+    if list(rest) == ["name"]:
+        return [str]
+    name = node.get("name", family.default) if isinstance(node, Mapping) else node or family.default
+    found: list[Any] = []
+    for cls in _classes(name, family):
+        field = fields_of(cls, hidden=family.provided).get(rest[0])
+        if field is None:
+            continue
+        if is_node(rest[0], field, families):
+            inner = node.get(rest[0]) if isinstance(node, Mapping) else None
+            found += _in_family(families[rest[0]], rest[0], rest[1:], inner, families)
+        else:
+            found += _within(field.annotation, rest[1:])
+    return found
+
+
+def _classes(name: Any, family: Family) -> Iterable[Any]:
+    if name is None:
+        return family.members.values()
+    try:
+        return [lookup(name, family.members, family.kind)]
+    except InputError:
+        return []  # said when the config is resolved
+
+
+def _within(annotation: Any, rest: Sequence[str]) -> list[Any]:
+    """Return the types of the setting `rest` below one of type `annotation`."""
+    if not rest:
+        return [annotation]
+    for part in (annotation, *typing.get_args(annotation)):
+        if dataclasses.is_dataclass(part):
+            field = fields_of(typing.cast(Any, part)).get(rest[0])
+            return [] if field is None else _within(field.annotation, rest[1:])
+        if typing.get_origin(part) in (dict, Mapping):
+            return _within(typing.get_args(part)[1], rest[1:])
+    return []
+
+
+def _options(annotation: Any) -> list[Any]:
+    """Return the types of a union less None, or the one type."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return [part for part in typing.get_args(annotation) if part is not type(None)]
+    return [annotation]
+
+
+def _holds_text(annotation: Any) -> bool:
+    """Whether every value but None is text."""
+    return all(
+        part in (str, Path)
+        or (typing.get_origin(part) is typing.Literal and all(isinstance(a, str) for a in typing.get_args(part)))
+        for part in _options(annotation)
+    )
+
+
+def _holds_texts(annotation: Any) -> bool:
+    """Whether every value but None is a list or a mapping of texts."""
+    for part in _options(annotation):
+        inner = [a for a in typing.get_args(part) if a is not Ellipsis]
+        if typing.get_origin(part) not in (list, tuple, Sequence, dict, Mapping) or not all(map(_holds_text, inner)):
+            return False
+    return True
+
+
+def _yaml(text: str) -> Any:
+    # OmegaConf's YAML knows that 3e-5 is a number; PyYAML's does not.
+    found = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
+    return typing.cast(dict[Any, Any], found)["value"]

@@ -43,14 +43,15 @@ def read_value(text: str, annotations: Sequence[Any]) -> Any:
     """
     if not text.strip():
         return None
-    if annotations and all(_holds_text(annotation) for annotation in annotations):
-        if text.strip() == "null" and any(type(None) in typing.get_args(annotation) for annotation in annotations):
+    stripped, parts = text.strip(), [part for annotation in annotations for part in _options(annotation)]
+    if parts and all(_is_text(part) or _holds_texts(part) for part in parts):
+        if stripped == "null" and any(type(None) in typing.get_args(annotation) for annotation in annotations):
             return None
-        return _yaml(text) if _QUOTED.fullmatch(text.strip()) else text
-    if annotations and all(_holds_texts(annotation) for annotation in annotations) and text.strip() != "null":
-        return yaml.load(text, Loader=yaml.BaseLoader)
+        if not all(map(_is_text, parts)) and (stripped[0] in "[{" or not any(map(_is_text, parts))):
+            return yaml.load(text, Loader=yaml.BaseLoader)
+        return _yaml(text) if _QUOTED.fullmatch(stripped) else text
     found = _yaml(text)
-    shortened = not annotations and isinstance(found, str) and not _QUOTED.fullmatch(text.strip())
+    shortened = not annotations and isinstance(found, str) and not _QUOTED.fullmatch(stripped)
     return text if shortened else found
 
 
@@ -121,22 +122,16 @@ def _options(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _holds_text(annotation: Any) -> bool:
-    """Whether every value but None is text."""
-    return all(
-        part in (str, Path)
-        or (typing.get_origin(part) is typing.Literal and all(isinstance(a, str) for a in typing.get_args(part)))
-        for part in _options(annotation)
-    )
+def _is_text(part: Any) -> bool:
+    """Whether a type is text: any, a path, or one of some words."""
+    words = typing.get_args(part) if typing.get_origin(part) is typing.Literal else ()
+    return part in (str, Path) or (bool(words) and all(isinstance(word, str) for word in words))
 
 
-def _holds_texts(annotation: Any) -> bool:
-    """Whether every value but None is a list or a mapping of texts."""
-    for part in _options(annotation):
-        inner = [a for a in typing.get_args(part) if a is not Ellipsis]
-        if typing.get_origin(part) not in (list, tuple, Sequence, dict, Mapping) or not all(map(_holds_text, inner)):
-            return False
-    return True
+def _holds_texts(part: Any) -> bool:
+    """Whether a type is a list or a mapping of texts."""
+    inner = [a for a in typing.get_args(part) if a is not Ellipsis]
+    return typing.get_origin(part) in (list, tuple, Sequence, dict, Mapping) and all(map(_is_text, inner))
 
 
 def _yaml(text: str) -> Any:

@@ -69,10 +69,12 @@ def test_text_within_settings_lists_and_mappings() -> None:
     raw = said("data=captions", "data.features={a: 007, b: no}", "data.modalities.x=text", "data.features.c=1e3")
     assert raw["data"]["features"] == {"a": "007", "b": "no", "c": "1e3"}
     assert raw["data"]["modalities"] == {"x": "text"}
-    assert said("loss=metrix", "loss.loss=contrastive", "loss.loss.margin=0.5")["loss"] == {
+    assert said("loss=metrix", "loss.loss=contrastive", "loss.loss.margin=0.5", "loss.pairs=[no, x]")["loss"] == {
         "name": "metrix",
         "loss": {"name": "contrastive", "margin": 0.5},
+        "pairs": ["no", "x"],
     }
+    assert said("loss=metrix", "loss.pairs=no")["loss"]["pairs"] == "no"
     with pytest.raises(InputError, match="data.on_missing: expected .*got 'no'"):  # and not False
         config.resolve_sections(said("data=images", "data.root=x", "data.on_missing=no"), ("data",))
 

@@ -72,7 +72,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("overrides", nargs="*", metavar="key=value", help="data and loader settings of the run")
         add("--threshold", type=float, default=0.98, help="cosine from which two items are one (default 0.98)")
         add("-k", type=int, default=5, help="neighbours that must all bear another label (default 5)")
-        add("--out", metavar="D.csv", help="also write the pairs there, and the doubtful labels to D-labels.csv")
+        add("--out", metavar="D.csv", help="write the pairs there, and D-groups.csv and D-labels.csv beside")
     else:
         add("folder", nargs="?" if verb == "tune" else None, metavar="DIR", help="the index")
     if verb == "add":

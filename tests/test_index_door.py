@@ -257,6 +257,22 @@ def test_duplicates_across_splits_and_doubtful_labels(door: Door, embedded: Path
     assert "no config.yaml" in door("duplicates", tmp_path, status=2)
 
 
+def test_a_collapsed_embedding_is_one_group(door: Door, tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.ones((400, 4), np.float32))
+    pd.DataFrame({"label": [str(i % 3) for i in range(400)]}).to_csv(tmp_path / "c.csv", index=False)
+    out = tmp_path / "d.csv"
+    said = door("duplicates", "--embeddings", tmp_path / "c.npy", "--table", tmp_path / "c.csv", "--out", out)
+    assert "79800 pairs of 400 items (of 400) at 0.98 or above, in 1 groups" in said
+    assert "the largest group holds 400 of 400 items" in said
+    pairs, groups = pd.read_csv(out), pd.read_csv(tmp_path / "d-groups.csv")
+    assert 400 < len(pairs) <= 4000
+    assert f"{len(pairs)} pairs are listed, the 10 nearest of each item" in said
+    assert f"{(pairs['same_label'] == 'no').sum()} of those listed bear different labels" in said
+    assert set(pairs["id_a"]) | set(pairs["id_b"]) == set(range(400))
+    assert groups["id"].tolist() == list(range(400))
+    assert set(zip(groups["group"], groups["size"], strict=True)) == {(1, 400)}
+
+
 def test_tune_measures_and_sets(door: Door, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     np.save(tmp_path / "e.npy", draw.normal(size=(30, 8))[draw.integers(0, 30, 900)] + 0.3 * draw.normal(size=(900, 8)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from metrixkit.spreadsheet import csv_text
 from metrixkit.visible import one_line
 
 SHOWN = 10
+PER_ITEM = 10  # pairs of each item that are listed at least
+LARGE = 0.5  # share of all items from which on a group is no group of copies
+MOST_PAIRS = 50_000_000  # counted; beyond, it takes too long, and the embedding has collapsed
 
 
 def from_run(run: str, overrides: Sequence[str] = ()) -> Given:
@@ -51,27 +55,40 @@ def from_run(run: str, overrides: Sequence[str] = ()) -> Given:
     return Given(items, vectors.numpy(), embedder.fingerprint, run)
 
 
-def duplicate_pairs(given: Given, threshold: float) -> pd.DataFrame:
-    """Return near-duplicates, the largest groups first.
+@dataclass(frozen=True)
+class Duplicates:
+    """Near-duplicates as tables.
+
+    Attributes:
+        pairs: A row a pair, the largest groups first: group (numbered from 1), size (items of the group), score, and of
+            both id, label, split, path; same_label and same_split (text "yes", "no", or "" where nobody told). Of each
+            item the nearest `PER_ITEM` are listed at least.
+        groups: A row an item that has a near-duplicate: group, size, id, label, split, path. All of them.
+        total: Pairs there are.
+    """
+
+    pairs: pd.DataFrame
+    groups: pd.DataFrame
+    total: int
+
+
+def duplicate_pairs(given: Given, threshold: float) -> Duplicates:
+    """Return near-duplicates.
 
     Args:
         given: Embeddings with id, label, path and split.
         threshold: Cosine from which two items are taken for one.
 
-    Returns:
-        A row a pair: group (numbered from 1), size (items of the group), score, and of both id, label, split, path;
-        same_label and same_split (text "yes", "no", or "" where nobody told).
-
     Raises:
         InputError: As :func:`~metrixkit.retrieval.near_duplicates.near_duplicates`.
     """
-    found = near_duplicates(given.vectors, threshold, given.ids)
-    sizes = np.bincount(found.group, minlength=len(found.group))[found.group[found.first]]
-    order = np.lexsort((-found.scores, found.group[found.first], -sizes))
+    found = near_duplicates(given.vectors, threshold, given.ids, most=MOST_PAIRS, per_item=PER_ITEM)
+    sizes = np.bincount(found.group, minlength=len(found.group))[found.group]
+    order = np.lexsort((-found.scores, found.group[found.first], -sizes[found.first]))
     first, second = found.first[order], found.second[order]
     table: dict[str, object] = {
         "group": pd.factorize(found.group[first])[0] + 1,
-        "size": sizes[order],
+        "size": sizes[first],
         "score": found.scores[order].round(6),
     }
     for name in ("label", "split"):
@@ -81,7 +98,12 @@ def duplicate_pairs(given: Given, threshold: float) -> pd.DataFrame:
     for name in ("id", "label", "split", "path"):
         for which, rows in (("a", first), ("b", second)):
             table[f"{name}_{which}"] = given.items[name].to_numpy()[rows]
-    return pd.DataFrame(table)
+    members = np.flatnonzero(sizes > 1)
+    members = members[np.lexsort((members, found.group[members], -sizes[members]))]
+    groups = pd.DataFrame({"group": pd.factorize(found.group[members])[0] + 1, "size": sizes[members]})
+    for name in ("id", "label", "split", "path"):
+        groups[name] = given.items[name].to_numpy()[members]
+    return Duplicates(pd.DataFrame(table), groups, found.total)
 
 
 def suspects(given: Given, k: int) -> tuple[pd.DataFrame, int]:
@@ -112,18 +134,28 @@ def suspects(given: Given, k: int) -> tuple[pd.DataFrame, int]:
     return table, found.alone
 
 
-def summary(pairs: pd.DataFrame, doubtful: pd.DataFrame, alone: int, count: int, threshold: float, k: int) -> list[str]:
+def summary(found: Duplicates, doubtful: pd.DataFrame, alone: int, count: int, threshold: float, k: int) -> list[str]:
     """Return the lines for people: how many of what, the pairs across splits by split, and the first of each table."""
-    ids = set(pairs["id_a"]) | set(pairs["id_b"])
-    groups = int(pairs["group"].max()) if len(pairs) else 0
-    lines = [f"{len(pairs)} pairs of {len(ids)} items (of {count}) at {threshold:g} or above, in {groups} groups"]
+    pairs, groups = found.pairs, int(found.groups["group"].max()) if len(found.groups) else 0
+    lines = [
+        f"{found.total} pairs of {len(found.groups)} items (of {count}) at {threshold:g} or above, in {groups} groups"
+    ]
+    if groups and found.groups["size"].max() > LARGE * count and count > 2 * PER_ITEM:
+        lines.append(
+            f"  the largest group holds {found.groups['size'].max()} of {count} items: a threshold too low, or an "
+            "embedding that has collapsed"
+        )
+    which = "them"
+    if found.total > len(pairs):
+        which = "those listed"
+        lines.append(f"  {len(pairs)} pairs are listed, the {PER_ITEM} nearest of each item")
     across = pairs[pairs["same_split"] == "no"]
     met = across.apply(lambda row: " / ".join(sorted((row["split_a"], row["split_b"]))), axis=1)
     for splits, number in met.value_counts().items() if len(across) else []:
-        lines.append(f"  {number} of them across {splits}")
+        lines.append(f"  {number} of {which} across {splits}")
     other = int((pairs["same_label"] == "no").sum())
     if other:
-        lines.append(f"  {other} of them bear different labels")
+        lines.append(f"  {other} of {which} bear different labels")
     for row in pairs.head(SHOWN).itertuples():
         first, second = (f"{name} ({label})" for name, label in ((row.id_a, row.label_a), (row.id_b, row.label_b)))
         lines.append(f"  {row.score:.4f}  {one_line(first)}  {one_line(second)}")
@@ -135,8 +167,9 @@ def summary(pairs: pd.DataFrame, doubtful: pd.DataFrame, alone: int, count: int,
     return lines
 
 
-def write_tables(pairs: pd.DataFrame, doubtful: pd.DataFrame, out: str | Path) -> tuple[Path, Path]:
-    """Write the pairs to `out` and the doubtful labels beside it as ``NAME-labels.csv``; return both paths.
+def write_tables(found: Duplicates, doubtful: pd.DataFrame, out: str | Path) -> tuple[Path, Path, Path]:
+    """Write the pairs to `out`, and beside it the groups as ``NAME-groups.csv`` and the doubtful labels as
+    ``NAME-labels.csv``; return the three paths.
 
     Raises:
         InputError: `out` does not end in .csv, or cannot be written.
@@ -144,8 +177,7 @@ def write_tables(pairs: pd.DataFrame, doubtful: pd.DataFrame, out: str | Path) -
     path = Path(out)
     if path.suffix.lower() != ".csv":
         raise InputError(f"--out {out}: expected a name that ends in .csv.")
-    labels = path.with_name(f"{path.stem}-labels.csv")
-    for table, target in ((pairs, path), (doubtful, labels)):
-        text = csv_text(table)
-        write_text(target, text, "--out")
-    return path, labels
+    groups, labels = (path.with_name(f"{path.stem}-{what}.csv") for what in ("groups", "labels"))
+    for table, target in ((found.pairs, path), (found.groups, groups), (doubtful, labels)):
+        write_text(target, csv_text(table), "--out")
+    return path, groups, labels

@@ -183,11 +183,11 @@ def duplicates(options: argparse.Namespace) -> list[str]:
         given = copies.from_run(options.run, options.overrides)
     else:
         raise InputError("of what? Give a run folder, or --embeddings E.npy --table T.csv.")
-    pairs = copies.duplicate_pairs(given, options.threshold)
+    found = copies.duplicate_pairs(given, options.threshold)
     doubtful, alone = copies.suspects(given, options.k)
-    lines = copies.summary(pairs, doubtful, alone, len(given.items), options.threshold, options.k)
+    lines = copies.summary(found, doubtful, alone, len(given.items), options.threshold, options.k)
     if options.out:
-        lines += [f"written: {path}" for path in copies.write_tables(pairs, doubtful, options.out)]
+        lines += [f"written: {path}" for path in copies.write_tables(found, doubtful, options.out)]
     return lines
 
 

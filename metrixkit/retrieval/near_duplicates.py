@@ -15,7 +15,10 @@ from metrixkit.retrieval.exact.screen import Precision, ScreenRows, products, sc
 from metrixkit.retrieval.exact.setting import TIE, Pair, pair_up
 
 MOST_PAIRS = 5_000_000  # beyond, the threshold is too low or the embedding has collapsed
-ROWS, COLUMNS = 1024, 4096
+HELD = 500_000  # pairs from which on the worse ones of each item are let go, where few of each are wanted
+ROWS, COLUMNS, PORTION = 1024, 4096, 2**17  # of a tile, and pairs of it that are scored at a time
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # first, second, scores
+_NONE: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -27,22 +30,29 @@ class NearDuplicates:
         second: (P,) int64 positions, each above its `first`.
         scores: (P,) float64 cosines.
         group: (N,) int64, the lowest position among the items that an item is joined to by a chain of pairs; its own
-            where it has no pair.
+            where it has no pair. All pairs count, also those that are not listed.
+        total: Pairs found; P where all are listed.
     """
 
     first: np.ndarray
     second: np.ndarray
     scores: np.ndarray
     group: np.ndarray
+    total: int
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
+        """Return the number of pairs listed."""
         return len(self.first)
 
 
 @torch.no_grad()
 def near_duplicates(
-    embeddings: Any, threshold: float = 0.98, ids: Any = None, precision: Precision = "auto", most: int = MOST_PAIRS
+    embeddings: Any,
+    threshold: float = 0.98,
+    ids: Any = None,
+    precision: Precision = "auto",
+    most: int = MOST_PAIRS,
+    per_item: int | None = None,
 ) -> NearDuplicates:
     """Find every pair of items whose cosine is at least `threshold`.
 
@@ -55,6 +65,8 @@ def near_duplicates(
         ids: (N,) unique ids, for messages; or None.
         precision: What screens, never the result.
         most: Pairs from which on the search gives up.
+        per_item: List a pair only if it is among so many best of one of its two items, so that n equal items give about
+            `per_item` n pairs instead of n^2 / 2; groups stay whole. None lists all.
 
     Raises:
         InputError: Rows as :class:`.exact.rows.Rows` refuses them, a threshold outside of its range, or
@@ -70,25 +82,29 @@ def near_duplicates(
     """
     if not -1 < threshold <= 1:
         raise InputError(f"threshold={threshold}: expected a cosine above -1 and at most 1, such as 0.98.")
+    if per_item is not None and per_item < 1:
+        raise InputError(f"per_item={per_item}: expected at least one pair of each item, or None for all.")
     pair = pair_up(embeddings, None, ids, None, "cosine")
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    found = 0
+    count = pair.queries.count
+    groups, pairs, total, held = _Groups(count), [_NONE], 0, 0
     for first, second in _candidates(pair, threshold, precision):
         scores = -pair.costs_of(first, second).cpu().numpy()
         kept = scores >= threshold - TIE
-        parts.append((first[kept], second[kept], scores[kept]))
-        found += int(kept.sum())
-        if found > most:
+        pairs.append((first[kept], second[kept], scores[kept]))
+        groups.join(first[kept], second[kept])
+        total += int(kept.sum())
+        held += int(kept.sum())
+        if total > most:
             raise InputError(
-                f"more than {most} pairs among {pair.queries.count} items are as similar as {threshold:g}. Raise the "
+                f"more than {most} pairs among {count} items are as similar as {threshold:g}. Raise the "
                 "threshold; if that does not help, the embedding has collapsed and cannot tell items apart."
             )
-    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    first, second, scores = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
+        if per_item is not None and held > HELD:
+            pairs = [_best(_joined(pairs), per_item)]
+            held = len(pairs[0][0])
+    first, second, scores = _joined(pairs) if per_item is None else _best(_joined(pairs), per_item)
     order = np.lexsort((second, first))
-    return NearDuplicates(
-        first[order], second[order], scores[order], _groups(first[order], second[order], pair.queries.count)
-    )
+    return NearDuplicates(first[order], second[order], scores[order], groups.lowest(), total)
 
 
 def _candidates(pair: Pair, threshold: float, precision: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -118,21 +134,50 @@ def _candidates(pair: Pair, threshold: float, precision: str) -> Iterator[tuple[
                     torch.arange(begin, end, device=hit.device) > torch.arange(start, stop, device=hit.device)[:, None]
                 )
             found = hit.nonzero().cpu().numpy()
-            if len(found):
-                yield found[:, 0] + start, found[:, 1] + begin
+            for some in range(0, len(found), PORTION):  # of equal items a tile is full
+                yield found[some : some + PORTION, 0] + start, found[some : some + PORTION, 1] + begin
 
 
-def _groups(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
-    """Return the lowest member of each item's connected component (union-find with halved paths)."""
-    parent = list(range(count))
+def _joined(pairs: list[Pairs]) -> Pairs:
+    first, second, scores = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    return first, second, scores
 
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
 
-    for a, b in zip(first.tolist(), second.tolist(), strict=True):
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return np.array([root(item) for item in range(count)], dtype=np.int64)
+def _best(pairs: Pairs, per_item: int) -> Pairs:
+    """Return the pairs that are among the best of one of their items; of equal ones those with the lowest items."""
+    first, second, scores = pairs
+    owner, other = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.lexsort((other, -np.concatenate([scores, scores]), owner))
+    sorted_owner = owner[order]
+    place = np.arange(len(order)) - np.searchsorted(sorted_owner, sorted_owner)
+    kept = np.zeros(len(first), dtype=bool)
+    kept[order[place < per_item] % max(1, len(first))] = True
+    return first[kept], second[kept], scores[kept]
+
+
+class _Groups:
+    """Which items are joined by chains of pairs: a forest whose roots are the lowest members."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = np.arange(count)
+
+    def join(self, first: np.ndarray, second: np.ndarray) -> None:
+        from scipy.sparse import coo_array  # imported where it is needed: it takes half a second
+        from scipy.sparse.csgraph import connected_components
+
+        roots, where = np.unique(np.concatenate([self._root(first), self._root(second)]), return_inverse=True)
+        ends = where.reshape(2, -1)
+        links = coo_array((np.ones(len(first), bool), (ends[0], ends[1])), shape=(len(roots), len(roots)))
+        number, component = connected_components(links, directed=False)
+        lowest = np.full(number, len(self._parent))
+        np.minimum.at(lowest, component, roots)
+        self._parent[roots] = lowest[component]
+
+    def lowest(self) -> np.ndarray:
+        """Return the (N,) lowest member of each item's group."""
+        return self._root(np.arange(len(self._parent)))
+
+    def _root(self, items: np.ndarray) -> np.ndarray:
+        while ((above := self._parent[items]) != items).any():
+            items = above
+        return items

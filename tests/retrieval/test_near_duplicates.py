@@ -80,6 +80,27 @@ def test_duplicates_refuse_what_makes_no_sense() -> None:
         near_duplicates(np.ones((20, 3)), most=10)
 
 
+def test_many_equal_items_are_one_group_of_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HELD", 500)
+    monkeypatch.setattr(module, "ROWS", 64)
+    monkeypatch.setattr(module, "COLUMNS", 96)
+    rows = np.concatenate([np.ones((70, 3)), some(90, 3, 0)])
+    every = near_duplicates(rows, 0.999)
+    few = near_duplicates(rows, 0.999, per_item=4)
+    assert few.total == every.total == len(every) > 70 * 69 / 2
+    assert len(few) <= 4 * 160
+    assert few.group.tolist() == every.group.tolist()
+    # Of each pair one item has it among its four best; of equal ones those with the lowest positions.
+    pairs = list(zip(every.first.tolist(), every.second.tolist(), every.scores.tolist(), strict=True))
+    wanted = set()
+    for item in range(160):
+        own = sorted((-score, a + b - item, a, b) for a, b, score in pairs if item in (a, b))
+        wanted |= {(a, b) for _, _, a, b in own[:4]}
+    assert set(zip(few.first.tolist(), few.second.tolist(), strict=True)) == wanted
+    with pytest.raises(InputError, match="per_item=0"):
+        near_duplicates(rows, per_item=0)
+
+
 def test_doubtful_labels_as_by_a_loop() -> None:
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 8, 120)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from pytorch_metric_learning import distances, reducers
@@ -77,6 +78,7 @@ def head(maps: Tensor) -> Tensor:
     return maps.mean((2, 3))
 
 
+@cache
 def pair_losses() -> dict[str, nn.Module]:
     """Losses in the generalised form between the rows of a batch."""
     theirs = {
@@ -101,6 +103,7 @@ def pair_losses() -> dict[str, nn.Module]:
     }
 
 
+@cache
 def proxy_losses() -> dict[str, nn.Module]:
     """Losses with proxies."""
     return {

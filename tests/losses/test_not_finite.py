@@ -48,7 +48,9 @@ def test_the_catalogue_holds_every_public_loss():
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_row_that_is_not_finite_shows_in_the_loss(case):
     assert bool(torch.isfinite(case.value(case.tensors))), "the batch itself has a loss"
-    assert hidden_in(case, lambda row: BAD[row % 3 :][:1]) == []
+    # Every second row, and row 7, which is alone in its class; all rows and values in the slow suite.
+    values = {0: BAD[:1], 2: BAD[1:2], 4: BAD[2:], 7: BAD[:1]}
+    assert hidden_in(case, lambda row: values.get(row, ())) == []
 
 
 @pytest.mark.slow

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_fabric import Fabric
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
 from metrixkit.families import ANY, allow_code
 from metrixkit.files import write_json
+from metrixkit.foreign import read_json
 from metrixkit.gain import BEFORE, run_gain, save_per_query
 from metrixkit.jobs import JOBS, images
 from metrixkit.jobs.job import Job
@@ -59,18 +60,43 @@ def train(config: Mapping[str, Any], path: str | Path, resume: bool = False) -> 
             folder.open(config, resume, configs.resolve)
         except InputError as error:
             refused = error
-    # The others must hear of it, or they would wait for the first one until they die with words of their own.
-    if fabric.broadcast(refused is not None):
-        raise refused or SystemExit(2)
+    try:
+        # The others must hear of it, or they would wait for the first one until they die with words of their own.
+        if fabric.broadcast(refused is not None):
+            raise refused or SystemExit(2)
+        if fabric.broadcast(resume and folder.judged):
+            return _write_page(folder, fabric)
+        return _train(config, fabric, folder, resume, started)
+    finally:
+        folder.close()
+
+
+def _write_page(folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
+    """Finish a run that was killed when only its page was missing."""
+    try:
+        results = read_json(folder.results)
+    except InputError as error:
+        raise InputError(f"{error} Delete that file, and --resume evaluates the trained model again.") from error
+    if fabric.is_global_zero:
+        print(f"{folder.path} is trained and evaluated; its page was missing: {write_report(folder.path)}")
+    return results
+
+
+def _train(
+    config: Mapping[str, Any], fabric: Fabric, folder: RunFolder, resume: bool, started: float
+) -> dict[str, Any]:
+    """Do what is left of a run in a folder that is open to this process alone."""
     job = JOBS.get(config["task"], images.assemble)(config, fabric, folder)
     if fabric.is_global_zero:
         configs.save(config, folder.path / "config.yaml")
         write_json(folder.path / "environment.json", environment(fabric.device, fabric.world_size))
     last = folder.checkpoints / "last.pt"
     progress = Progress()
+    training = configs.settings(config, "training")
     if resume and last.exists():
         progress = checkpoint.load(last, job.method, job.trainer_parts["optimizer"], fabric.device)
-    training = configs.settings(config, "training")
+        if progress.best is not None and not progress.epoch == progress.best_epoch == training.epochs:
+            checkpoint.read(folder.checkpoints / "best.pt")  # what is wrong with it is told now, not after training
     with RunLog(folder.path, fabric.is_global_zero, training.tensorboard, progress.log_size, progress.step) as run_log:
         for line in job.introduction():
             run_log.say(line)
@@ -97,8 +123,7 @@ def finish(job: Job, folder: RunFolder, progress: Progress, run_log: RunLog, sec
     if job.selects is not None and progress.best is not None:
         kind = "best"
         if progress.best_epoch != progress.epoch:
-            best = torch.load(folder.checkpoints / "best.pt", map_location="cpu", weights_only=True)
-            job.method.load_state_dict(best)
+            checkpoint.load_weights(folder.checkpoints / "best.pt", job.method)
             judged = job.judge()
     results = {
         "metrics": {**judged.metrics, **job.filed(progress.history, last)},
@@ -128,7 +153,7 @@ def finish(job: Job, folder: RunFolder, progress: Progress, run_log: RunLog, sec
     }
     if job.fabric.is_global_zero:
         job.keep(folder, judged)
-        # Last of all: a run is finished when this file stands.
+        # After all that it tells of, and before the page, which is made of it.
         write_json(folder.results, results)
         write_report(folder.path)
         conclude(results, job.headline, run_log)

@@ -49,7 +49,7 @@ class Planned:
         changed = self._changed(self.folder / "config.yaml")
         if changed:
             return OTHER, changed
-        return (FINISHED if run.results.exists() else UNFINISHED), ""
+        return (FINISHED if run.finished else UNFINISHED), ""
 
     def _changed(self, saved: Path) -> str:
         if not saved.exists():

@@ -107,7 +107,7 @@ def leave(run: sweep.Planned, *files: str) -> None:
 
 def test_states_and_their_list(glyphs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = sweep.plan(glyphs, [], ["seed=0,1,2,3,4"], tmp_path)
-    leave(runs[0], "results.json", "checkpoints/last.pt")
+    leave(runs[0], "results.json", "report.html")
     leave(runs[1], "checkpoints/last.pt")
     leave(runs[2])
     leave(runs[3], "results.json")
@@ -150,6 +150,7 @@ def worker(code: str) -> Callable[[sweep.Planned, bool], list[str]]:
 
 START = "import os, pathlib, signal, sys, time; folder, seed, resume = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]\n"
 FINISH = START + "folder.mkdir(exist_ok=True); (folder / 'results.json').write_text(resume)\n"
+FINISH += "(folder / 'report.html').touch()\n"
 
 
 def test_a_failing_run_does_not_stop_the_others(glyphs: Path, tmp_path: Path) -> None:

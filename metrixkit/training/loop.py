@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -235,8 +236,6 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     Raises:
         InputError: The accelerator is not there.
     """
-    import os
-
     from lightning_fabric import Fabric  # seconds to import
     from lightning_fabric.strategies import DDPStrategy
 
@@ -252,6 +251,7 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     elif devices == "auto":
         devices = max(torch.cuda.device_count(), 1) if accelerator == "cuda" else 1
+    _refuse_more_than_there_are(int(devices), accelerator, settings.oversubscribe)
     many = int(devices) * nodes > 1
     if settings.sync_batch_norm and accelerator == "cpu":
         raise InputError(
@@ -264,3 +264,18 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     return Fabric(
         accelerator=accelerator, devices=int(devices), num_nodes=nodes, strategy=strategy, precision=precision
     )
+
+
+def _refuse_more_than_there_are(processes: int, accelerator: str, oversubscribe: bool) -> None:
+    """Refuse more processes on this machine than it has accelerators or processors for."""
+    if accelerator == "cuda" and processes > torch.cuda.device_count():
+        raise InputError(
+            f"training.devices={processes}, but torch sees {torch.cuda.device_count()} CUDA devices. Lower it, or use "
+            "training.devices=auto for all."
+        )
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if accelerator == "cpu" and processes > processors and not oversubscribe:
+        raise InputError(
+            f"training.devices={processes}, but this process may use {processors} processors: the processes would wait "
+            "for one another. Lower it, or set training.oversubscribe=true."
+        )

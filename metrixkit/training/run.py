@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +14,9 @@ import torch
 
 from metrixkit.errors import InputError
 from metrixkit.families import allow_code, names_in
+from metrixkit.files import cannot_write, check_folder, remove_unfinished
 from metrixkit.foreign import read_yaml
+from metrixkit.training.lock import FolderLock
 
 # May differ between a run and its continuation: they change neither the numbers nor their order.
 FREE_ON_RESUME = (
@@ -24,6 +25,7 @@ FREE_ON_RESUME = (
     "training.tensorboard",
     "training.log_every",
     "training.checkpoint_every",
+    "training.oversubscribe",
 )
 PACKAGES = (
     "metrixkit",
@@ -43,6 +45,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock: FolderLock | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -51,8 +54,24 @@ class RunFolder:
 
     @property
     def results(self) -> Path:
-        """The result file; a run is finished when it exists."""
+        """The result file; numbers, model, predictions and pictures stand when it exists."""
         return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        """The page, which is written last."""
+        return self.path / "report.html"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the results stand, and the model, or no checkpoint from which it could be written again."""
+        again = (self.checkpoints / "last.pt").exists()
+        return self.results.exists() and ((self.path / "model").is_dir() or not again)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of a run stands."""
+        return self.judged and self.report.exists()
 
     def open(
         self,
@@ -60,7 +79,7 @@ class RunFolder:
         resume: bool,
         complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> None:
-        """Make the folder, or accept the one that a killed run left.
+        """Make the folder, or accept the one that a killed run left, and keep other trainings out of it.
 
         Args:
             config: Resolved settings of the run.
@@ -69,30 +88,42 @@ class RunFolder:
                 package stand at their defaults. What it refuses is compared as it was saved.
 
         Raises:
-            InputError: A finished run, an unfinished one without `resume`, another config, or no right to write.
+            InputError: A finished run, an unfinished one without `resume`, another config, another training under way
+                in it, or no right to write.
         """
-        last = self.checkpoints / "last.pt"
-        if self.results.exists():
+        self._refuse(config, resume, complete)
+        check_folder(self.path, "--run")
+        self._lock = FolderLock(self.path)
+        # Once more: another training may have ended between the look and the lock.
+        self._refuse(config, resume, complete)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.checkpoints, error, "--run") from error
+        for place in (self.path, self.checkpoints, self.path / "model", self.path / "pictures"):
+            remove_unfinished(place)
+
+    def close(self) -> None:
+        """Let other trainings into the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _refuse(
+        self, config: Mapping[str, Any], resume: bool, complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> None:
+        there = (self.checkpoints / "last.pt").exists()
+        if self.finished or (self.results.exists() and not resume):
             raise InputError(
                 f"{self.path} holds a finished run. Two ways on: --run OTHER_FOLDER for a new one, or delete that "
                 "folder to run it again."
             )
-        if last.exists() and not resume:
+        if there and not resume:
             raise InputError(
                 f"{self.path} holds an unfinished run. Two ways on: --resume to continue it, or --run OTHER_FOLDER "
                 "for a new one."
             )
-        if resume and last.exists():
+        if resume and (there or self.results.exists()):
             self._same(config, complete)
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise InputError(
-                f"cannot write the run folder {self.path}: {error.strerror}. Choose another with --run DIR."
-            ) from error
 
     def _same(self, config: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         saved = self.path / "config.yaml"

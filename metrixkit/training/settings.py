@@ -21,6 +21,7 @@ class TrainingSettings:
             evaluations embed in this precision, ``python -m metrixkit.evaluate`` in float32: the last digits differ.
         devices: Number of processes on this machine, or ``auto`` for all accelerators (one on a processor). Under
             torchrun its environment decides.
+        oversubscribe: Allow more processes than there are processors (each then waits for the others most of the time).
         accelerator: ``auto``, ``cpu`` or ``cuda``.
         accumulate: Steps whose gradients are summed before an update.
         accumulate_coupled: Allow that for a loss that couples the rows of a batch, where it is another loss than one
@@ -38,6 +39,7 @@ class TrainingSettings:
     clip_norm: float | None = None
     precision: Literal["32", "bf16"] = "32"
     devices: int | str = "auto"
+    oversubscribe: bool = False
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     accumulate: int = 1
     accumulate_coupled: bool = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import yaml
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
+from metrixkit.files import UNFINISHED
 from metrixkit.training.run import RunFolder, differences
 
 
@@ -31,6 +35,7 @@ def test_settings_that_came_later_stand_at_their_defaults(tmp_path: Path, config
         del saved[section][key]
     run = unfinished(tmp_path, saved)
     run.open(config, True, configs.resolve)
+    run.close()
     with pytest.raises(InputError, match="training.compile: None -> False"):
         run.open(config, True)
     changed = configs.resolve({**config, "training": {**config["training"], "compile": True}})
@@ -53,3 +58,103 @@ def test_the_image_cache_counts_and_its_place_does_not() -> None:
     assert differences(here, there) == ""
     assert differences(plain, {"loader": {"workers": 0, "cache": None, "cache_short_side": 64}}) == ""
     assert "short_side" in differences(here, {"loader": {"workers": 0, "cache": "a", "cache_short_side": 64}})
+
+
+def leave(folder: Path, config: dict, *names: str) -> RunFolder:
+    """Leave files as a run with these settings leaves them."""
+    (folder / "checkpoints").mkdir(parents=True)
+    configs.save(config, folder / "config.yaml")
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    return RunFolder(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "finished", "goes_on"),
+    [
+        (("results.json", "model/config.json", "report.html", "checkpoints/last.pt"), True, False),
+        (("results.json", "model/config.json", "report.html"), True, False),
+        (("results.json", "report.html"), True, False),  # somebody made room: nothing is left to go on from
+        (("results.json", "model/config.json", "checkpoints/last.pt"), False, True),  # killed before its page
+        (("results.json", "report.html", "checkpoints/last.pt"), False, True),
+        (("checkpoints/last.pt",), False, True),
+    ],
+)
+def test_a_run_is_finished_when_all_of_it_stands(
+    tmp_path: Path, config: dict, names: tuple[str, ...], finished: bool, goes_on: bool
+) -> None:
+    run = leave(tmp_path / "run", config, *names)
+    assert run.finished == finished
+    with pytest.raises(InputError, match="holds a finished run|holds an unfinished run"):
+        run.open(config, False)
+    if goes_on:
+        run.open(config, True)
+        run.close()
+    else:
+        with pytest.raises(InputError, match="holds a finished run"):
+            run.open(config, True)
+
+
+def test_only_one_training_writes_into_a_folder(tmp_path: Path, config: dict) -> None:
+    """The other process is told who writes there, and may once that one has been killed."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        held = RunFolder(tmp_path / "run")
+        held.open(config, False)
+        os.write(told, b"1")
+        signal.pause()
+    try:
+        assert os.read(ready, 1) == b"1"
+        with pytest.raises(InputError, match=f"another training is writing .*process {child} on .*--run OTHER_FOLDER"):
+            RunFolder(tmp_path / "run").open(config, False)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(told)
+    run = RunFolder(tmp_path / "run")
+    run.open(config, False)
+    run.close()
+
+
+def test_children_of_a_run_do_not_hold_its_folder(tmp_path: Path, config: dict) -> None:
+    """Loader workers outlive a killed training for seconds; it is continued at once."""
+    run = RunFolder(tmp_path / "run")
+    run.open(config, False)
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    run.close()
+    other = os.fork()
+    if other == 0:
+        RunFolder(tmp_path / "run").open(config, False)
+        os._exit(7)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 7
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_run_goes_on_and_says_so(
+    tmp_path: Path, config: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("metrixkit.training.lock.fcntl.lockf", refuse)
+    RunFolder(tmp_path / "run").open(config, False)
+    assert "keeps no locks" in caplog.text
+
+
+def test_halves_that_a_kill_left_are_cleared_away(tmp_path: Path, config: dict) -> None:
+    run = leave(
+        tmp_path / "run", config, "checkpoints/last.pt", f"checkpoints/{UNFINISHED}ab.pt", f"{UNFINISHED}cd.json"
+    )
+    run.open(config, True)
+    run.close()
+    assert not [path for path in run.path.rglob(f"{UNFINISHED}*")]
+    assert (run.checkpoints / "last.pt").exists()

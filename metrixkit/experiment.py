@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING, Any
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
@@ -25,6 +23,9 @@ from metrixkit.training.checkpoint import Progress
 from metrixkit.training.log import RunLog
 from metrixkit.training.loop import Trainer, make_fabric
 from metrixkit.training.run import RunFolder, environment, versions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 OUTCOMES = (
     ("results", "results.json"),

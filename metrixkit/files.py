@@ -146,6 +146,10 @@ def check_folder(path: str | os.PathLike[str], option: str = "") -> Path:
     if folder.exists() and not folder.is_dir():
         kind = _SPECIAL.get(stat.S_IFMT(folder.stat().st_mode), "a file")
         raise InputError(f"{_named(option)}{path} is {kind}; expected a folder, or a name that is free.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error, option) from error
     check_file(folder / "probe", option)
     return folder
 

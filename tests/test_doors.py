@@ -235,7 +235,7 @@ def test_settings_and_data_that_cannot_work(
         ]
     )
     assert status == 2
-    assert "cannot write the run folder" in capsys.readouterr().err
+    assert "--run: cannot write" in capsys.readouterr().err
 
 
 def test_a_truncated_image_is_named(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,7 @@ from metrixkit.models.text import train_vocabulary
 from metrixkit.retrieval import crossmodal
 from metrixkit.tasks.crossmodal import CrossModalSettings, check_selects, with_rsum
 
-# As in test_doors.py: one process makes the run that is shared.
-pytestmark = pytest.mark.xdist_group("crossmodal")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 WORDS = ["red", "blue", "old", "new", "big", "tiny"]
 

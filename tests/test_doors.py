@@ -13,10 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from metrixkit import train
+from metrixkit import embed, evaluate, train
 
-# One process makes the run that these tests share; elsewhere in parallel it would be made again.
-pytestmark = pytest.mark.xdist_group("doors")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TINY = [
     "data.train_classes=40", "data.test_classes=20", "sampler.batch_size=40", "sampler.m=4", "model.dim=32",
@@ -96,31 +95,40 @@ def test_a_finished_run_is_refused_with_the_two_ways_on(
         assert "delete" in message
 
 
-def test_evaluate_repeats_the_numbers_of_the_run(run: Path, repository: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*5000")
+def test_evaluate_repeats_the_numbers_of_the_run(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "again.json"
-    done = door(repository, "metrixkit.evaluate", str(run), "--out", str(out), "loader.workers=0")
-    assert done.returncode == 0, done.stderr
+    assert evaluate.main([str(run), "--out", str(out), "loader.workers=0"]) == 0
     again, before = json.loads(out.read_text())["metrics"], json.loads((run / "results.json").read_text())["metrics"]
     for name in ("recall@1", "map@r", "utilization"):
         assert again[name] == pytest.approx(before[name], abs=1e-9)
 
 
-def test_embed_then_evaluate_the_embeddings(run: Path, repository: Path, tmp_path: Path) -> None:
+def test_embed_then_evaluate_the_embeddings(run: Path, tmp_path: Path) -> None:
     settings = ["data=glyphs", "data.train_classes=40", "data.test_classes=20"]
-    done = door(repository, "metrixkit.embed", str(run), *settings, "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    assert embed.main([str(run), *settings, "--out", str(tmp_path)]) == 0
     vectors, table = (
         np.load(tmp_path / "embeddings.npy"),
         pd.read_csv(tmp_path / "table.csv", dtype=str, keep_default_na=False),
     )
     assert vectors.shape == (len(table), 32)
-    done = door(
-        repository, "metrixkit.evaluate", "--embeddings", str(tmp_path / "embeddings.npy"), "--table", str(tmp_path / "table.csv"),
-        "--split", "test", "--out", str(tmp_path / "r.json"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    files = ["--embeddings", str(tmp_path / "embeddings.npy"), "--table", str(tmp_path / "table.csv")]
+    assert evaluate.main([*files, "--split", "test", "--out", str(tmp_path / "r.json")]) == 0
     expected = json.loads((run / "results.json").read_text())["metrics"]["recall@1"]
     assert json.loads((tmp_path / "r.json").read_text())["metrics"]["recall@1"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_every_door_is_a_programme(run: Path, repository: Path, tmp_path: Path) -> None:
+    done = door(repository, "metrixkit.evaluate", str(run), "--out", str(tmp_path / "again.json"), "loader.workers=0")
+    assert done.returncode == 0, done.stderr
+    done = door(repository, "metrixkit.embed", str(run), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    done = door(repository, "metrixkit", "compare", str(run))
+    assert done.returncode == 0, done.stderr
+    files = ["--embeddings", str(tmp_path / "embeddings.npy"), "--table", str(tmp_path / "table.csv")]
+    done = door(repository, "metrixkit.index", "build", *files, "--out", str(tmp_path / "index"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from metrixkit.methods import MetricLearning
 from metrixkit.models import ImageEncoder
 from metrixkit.seam import Batch
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TINY = [
     "data.train_classes=12", "data.test_classes=8", "sampler.batch_size=20", "sampler.m=4", "model.dim=16", "training.epochs=1",
     "training.accelerator=cpu", "training.tensorboard=false", "training.log_every=1", "loader.workers=0",

@@ -12,11 +12,10 @@ from metrixkit import _doors
 
 PROGRAM = """
 import resource, sys
-import torch
 from metrixkit._memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 def step():
-    maps = [torch.ones(40, 2**20 // 4) for _ in range(4)]
+    maps = [b"x" * (40 * 2**20) for _ in range(4)]
 for _ in range(20):  # until the heap has settled
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -20,8 +20,7 @@ from metrixkit.tasks.missing_modalities import MissingModalities, flat
 from metrixkit.tasks.modality_data import MissingSettings, text_codes, use
 from metrixkit.tasks.modality_encoding import encoder_of
 
-# As in test_doors.py: one process makes the run that is shared.
-pytestmark = pytest.mark.xdist_group("missing modalities")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 CONFIG = """
 task: missing-modality

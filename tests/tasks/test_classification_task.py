@@ -26,6 +26,8 @@ from metrixkit.tasks import TASKS, Classification, ClassificationSettings
 from metrixkit.tasks.classified import calibration_error, class_metrics
 from metrixkit.tasks.self_supervised import hold_out
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SIDE = 8
 TINTS = np.array([[60, 0, 0], [0, 60, 0], [0, 0, 60], [30, 30, 0], [0, 30, 30], [30, 0, 30]])
 

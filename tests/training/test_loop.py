@@ -202,6 +202,7 @@ def averaged(rank: int, folder: str) -> None:
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_processes_are_judged_as_one_network(tmp_path: Path) -> None:
     mp.spawn(averaged, args=(str(tmp_path),), nprocs=2)
     (own, after), (other, again) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))

@@ -47,7 +47,7 @@ def _list() -> int:
     from metrixkit.data import DATASETS
     from metrixkit.data.roots import data_roots, locate
 
-    say("data roots (METRIXKIT_DATA):", os.pathsep.join(str(root.absolute()) for root in data_roots()))
+    say(f"data roots (METRIXKIT_DATA): {os.pathsep.join(str(root.absolute()) for root in data_roots())}")
     for name, reader in DATASETS.items():
         about = (sys.modules[reader.__module__].__doc__ or "").strip().splitlines()[0]
         source = getattr(reader, "source", None)

@@ -69,6 +69,7 @@ class CheckReport:
         cache_above: Pixels of all images together above which a cache of resized images is recommended.
         deep: Whether the files were read; else only lists were compared.
         passed_over: Names beside the images that no item was made of, by reason.
+        classes: Distinct labels over all splits.
     """
 
     name: str
@@ -84,6 +85,7 @@ class CheckReport:
     cache_above: float
     deep: bool
     passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    classes: int = 0
 
     @property
     def problems(self) -> list[str]:
@@ -129,7 +131,8 @@ class CheckReport:
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
         for row in [head, *rows]:
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        lines += ["", *self._notes()]
+        total = sum(part.items for part in self.splits)
+        lines += ["", f"{total:,} items of {self.classes:,} classes in all", *self._notes()]
         problems = self.problems
         lines += ["", f"{len(problems)} problem(s):", *(f"  - {line}" for line in problems)] if problems else ["", "OK"]
         return "\n".join(lines)
@@ -205,6 +208,7 @@ def check(manifest: Manifest, deep: bool = True, workers: int | None = None, cac
         cache_above=cache_above,
         deep=deep,
         passed_over=manifest.passed_over,
+        classes=len(manifest.classes()),
     )
 
 

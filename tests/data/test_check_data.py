@@ -37,6 +37,7 @@ def test_a_clean_set_has_no_problems(clean):
     report = check(Images(str(clean)).read())
     assert report.problems == []
     assert report.render().endswith("OK")
+    assert "9 items of 3 classes in all" in report.render()
     assert sum(part.items for part in report.splits) == 9
     assert {(part.smallest, part.median, part.largest) for part in report.splits} == {(3, 3.0, 3)}
     assert report.sides.tolist() == [[4, 6]] * 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,8 +74,11 @@ def read_answers(path: Path) -> Answers:
             classes = {name.removeprefix(CLASS_RANK): file[name] for name in file.files if name.startswith(CLASS_RANK)}
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as predictions ({error})") from error
+    numbers = all(array.shape == ids.shape and array.dtype.kind in "biuf" for array in (ranks, *classes.values()))
+    if ids.ndim != 1 or not numbers:
+        raise InputError(f"{path} cannot be read as predictions (its ids and ranks do not go together)")
     order = np.argsort(ids, kind="stable")
     return Answers(ids[order], ranks[order], {name: places[order] for name, places in classes.items()})
 

@@ -77,6 +77,8 @@ def _created(func: Any, args: Sequence[Any]) -> int:
         return 0
     if isinstance(args[0], list | tuple) and all(isinstance(side, int) for side in args[0]):
         return math.prod(args[0])
-    if func.overloadpacket in (torch.ops.aten.arange, torch.ops.aten.linspace, torch.ops.aten.eye):
+    if func.overloadpacket is torch.ops.aten.eye:
+        return int(args[0]) * int(args[-1])
+    if func.overloadpacket in (torch.ops.aten.arange, torch.ops.aten.linspace):
         return max(int(abs(number)) for number in args if isinstance(number, int | float))
     return 0

@@ -17,7 +17,7 @@ from metrixkit.errors import InputError
 
 _PLAIN: Final = {
     **{(module, name): name for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "complex")},
-    **{(module, "bytearray"): "bytearray" for module in ("builtins", "__builtin__")},
+    **{(module, name): name for module in ("builtins", "__builtin__") for name in ("bytearray", "bytes")},
     ("collections", "OrderedDict"): "OrderedDict",
     ("_codecs", "encode"): "encode",
 }
@@ -115,6 +115,7 @@ _STAND_INS: Final[dict[str, Any]] = {
     "complex": complex,
     "OrderedDict": OrderedDict,
     "bytearray": _bytearray,
+    "bytes": lambda *content: bytes(_bytearray(*content)),
     "encode": _encode,
     "ndarray": "ndarray",  # an argument of _reconstruct, nothing to be called
     "dtype": lambda code, *_: _Type(code),

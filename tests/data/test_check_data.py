@@ -147,7 +147,7 @@ def test_door_checks_a_folder_and_a_table(clean, capsys):
         (["cb"], "Did you mean 'cub'?"),
         (["cub", "clases=1-50"], "Did you mean 'classes'?"),
         (["cub", "classes"], "expected key=value"),
-        (["cub", "classes=["], "not readable"),
+        (["cub", "verify=["], "not readable"),
         (["cub", "split=zeroshot"], "data.split"),
         (["cub", "root=nowhere"], "was not found"),
         (["no.module:Reader"], "cannot import"),

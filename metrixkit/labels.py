@@ -71,7 +71,9 @@ def _as_array(values: Any, name: str) -> np.ndarray:
         values = values.detach().cpu()
         return np.asarray((values.double() if values.dtype == torch.bfloat16 else values).numpy())
     if isinstance(values, np.ma.MaskedArray):
-        return np.where(np.ma.getmaskarray(values), None, values.data.astype(object))
+        objects = values.data.astype(object)
+        objects[np.ma.getmaskarray(values)] = None
+        return objects
     if not isinstance(values, list | tuple):
         return np.asarray(values)
     kinds = set(map(type, values))

@@ -221,7 +221,7 @@ def _json_lines(path: Path) -> pd.DataFrame:
             raise InputError(f"{where}: not JSON ({error}).") from error
         if not isinstance(entry, dict):
             raise InputError(f'{where}: expected an object such as {{"path": ..., "label": ...}}.')
-        rows.append({key: _cell(value, where) for key, value in entry.items()})
+        rows.append({_cell(key, where): _cell(value, where) for key, value in entry.items()})
     names = list(dict.fromkeys(key for row in rows for key in row))
     return _frame(names, [[row.get(name, "") for row in rows] for name in names], path)
 
@@ -272,7 +272,7 @@ def _cell(value: Any, where: str) -> Any:
         text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
         if not text.isascii():
             text.encode("utf-8")
-    except UnicodeError as error:
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise InputError(f"{where}: {ascii(value)[:60]} is no text in Unicode ({error.reason}).") from error
     if "\0" in text:
         raise InputError(f"{where}: {text[:60]!r} holds a NUL character.")

@@ -66,6 +66,7 @@ def test_other_types_of_tensors(tmp_path: Path) -> None:
         ("t.npy", np.array([["a"]]), "<U1"),
         ("t.npy", np.array([[None]]), "not readable as an array"),
         ("t.npy", b"\x93NUMPY", "not readable as an array"),
+        ("t.npy", b"\x93NUMPY\x01\x00v\x00{'descr': ( " + b" " * 107, "not readable as an array"),  # numpy: TokenError
         ("t.npz", b"PK\x03\x04", "not readable as an array"),
         ("t.pt", b"", "not readable as an array"),
         ("t.pt", pickle.dumps(ROWS), "not readable as an array"),

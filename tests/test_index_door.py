@@ -257,6 +257,31 @@ def test_duplicates_across_splits_and_doubtful_labels(door: Door, embedded: Path
     assert "no config.yaml" in door("duplicates", tmp_path, status=2)
 
 
+def test_everything_within_a_radius(door: Door, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    np.save(tmp_path / "e.npy", rows)
+    np.save(tmp_path / "q.npy", rows[:3])
+    asked = ["--embeddings", tmp_path / "q.npy"]
+    for metric, radius in (("cosine", 0.7), ("euclidean", 1.5)):
+        folder = tmp_path / metric
+        door("build", "--embeddings", tmp_path / "e.npy", "--out", folder, "--metric", metric)
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        near = unit[:3] @ unit.T >= 0.7 if metric == "cosine" else ((rows[:3, None] - rows) ** 2).sum(2) <= 1.5**2
+        assert near.sum() > 5
+        assert near.sum(1).max() > 2
+        told = json.loads(door("search", folder, *asked, "--radius", radius, "--json"))
+        assert [{int(found["id"]) for found in entry["results"]} for entry in told] == [
+            set(np.flatnonzero(row)) for row in near
+        ]
+        told = json.loads(door("search", folder, *asked, "--radius", radius, "-k", "2", "--json"))
+        assert [len(entry["results"]) for entry in told] == np.minimum(near.sum(1), 2).tolist()
+    assert "either --radius or --threshold" in door(
+        "search", folder, *asked, "--radius", "1", "--threshold", "1", status=2
+    )
+    assert "between -1 and 1" in door("search", tmp_path / "cosine", *asked, "--radius", "7", status=2)
+    assert "k=0" in door("search", folder, *asked, "--radius", "1", "-k", "0", status=2)
+
+
 def test_a_collapsed_embedding_is_one_group(door: Door, tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.ones((400, 4), np.float32))
     pd.DataFrame({"label": [str(i % 3) for i in range(400)]}).to_csv(tmp_path / "c.csv", index=False)

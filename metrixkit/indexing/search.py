@@ -20,6 +20,7 @@ from metrixkit.indexing.inputs import Given, refuse_other_model
 from metrixkit.indexing.items import read_items
 from metrixkit.report.search_panel import Answer, search_panel
 from metrixkit.retrieval.index import NO_MATCH, RetrievalIndex
+from metrixkit.retrieval.index.incoming import read_k
 from metrixkit.spreadsheet import csv_text
 from metrixkit.visible import one_line
 
@@ -28,7 +29,12 @@ COLUMNS = ["query", "rank", "id", "label", "score", "path"]
 
 
 def search(
-    index: RetrievalIndex, folder: str | Path, given: Given, k: int, threshold: float | None
+    index: RetrievalIndex,
+    folder: str | Path,
+    given: Given,
+    k: int | None,
+    threshold: float | None,
+    radius: float | None = None,
 ) -> tuple[list[Answer], list[str]]:
     """Search for queries.
 
@@ -36,30 +42,32 @@ def search(
         index: What is searched.
         folder: Where it lies, for the paths of its images.
         given: The queries.
-        k: Results of each at most.
+        k: Results of each at most; None takes 10, or with a radius all.
         threshold: Results that score less are left out; None keeps all.
+        radius: All items within it are wanted; see :meth:`RetrievalIndex.range_search`. None for the nearest.
 
     Returns:
         An answer for each query, with no ids where nothing scored enough; and what there is to say.
 
     Raises:
-        InputError: Another model, another dimension, bad rows, k < 1.
+        InputError: Another model, another dimension, bad rows, k < 1, a radius that cannot be.
     """
     note = refuse_other_model(index.model_fingerprint, given.fingerprint, str(folder))
     said = [note] if note else []
-    scores, ids = index.search(given.vectors, k)
+    if radius is None:
+        scores, ids = index.search(given.vectors, 10 if k is None else k)
+    else:
+        most = None if k is None else read_k(k)
+        scores, ids = ([found[:most] for found in column] for column in index.range_search(given.vectors, radius))
     names = index.labels
     labels = {} if names is None else dict(zip(index.ids.tolist(), names.tolist(), strict=True))
     items = read_items(Path(folder))
     paths = dict(zip(items["id"], items["path"], strict=True))
-    near = np.isfinite(scores)
-    if threshold is not None:
-        near &= scores >= np.float32(threshold)
+    least = -np.inf if threshold is None else np.float32(threshold)
     answers = []
-    for query, path, row, points, kept in zip(
-        given.ids, given.items["path"], ids.tolist(), scores.tolist(), near, strict=True
-    ):
-        found = [(name, points[i]) for i, name in enumerate(row) if kept[i]]
+    for query, path, row, points in zip(given.ids, given.items["path"], ids, scores, strict=True):
+        near = np.isfinite(points) & (points >= least)
+        found = list(zip(row[near].tolist(), points[near].tolist(), strict=True))
         answers.append(
             Answer(
                 path or query,  # images below several folders may bear one id

@@ -74,9 +74,11 @@ def remove(options: argparse.Namespace) -> list[str]:
 def search(options: argparse.Namespace) -> list[str]:
     """Search, and tell, write and draw the results."""
     index = RetrievalIndex.load(options.folder)
-    threshold = _threshold(options.threshold, index)
+    if options.radius is not None and options.threshold is not None:
+        raise InputError("give either --radius or --threshold: both say which results are near enough.")
+    threshold = _threshold(options.threshold if options.radius is None else "none", index)
     given = _given(options, options.query, labelled=False, index=index)
-    answers, said = searches.search(index, options.folder, given, options.k, threshold)
+    answers, said = searches.search(index, options.folder, given, options.k, threshold, options.radius)
     if options.json:
         lines = [searches.as_json(answers)]
     else:

@@ -4,8 +4,8 @@
 
 Each kill takes a copy of one saved index (2,000 x 16, IVF16,Flat or HNSW8, with labels and paths), forks a child that
 runs one verb through the command line's own entry, kills it after a random share of the time the verb takes, and then
-looks: the index must load with all checksums and hold exactly what it held before or what the verb makes of it, its table
-of paths must cover its items, and the same verb run again (or, where the kill came after the end, another change) must
+looks: the index must load with all checksums and hold exactly what it held before or what the verb makes of it, its
+table of paths must cover its items, and the same verb run again (or, where the kill came after the end, another change) must
 succeed and leave no more versions than the last two and one that was on its way. "build new" must leave no folder or a
 whole one; `search --out` no results, or all of them.
 """

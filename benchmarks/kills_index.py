@@ -5,9 +5,9 @@
 Each kill takes a copy of one saved index (2,000 x 16, IVF16,Flat or HNSW8, with labels and paths), forks a child that
 runs one verb through the command line's own entry, kills it after a random share of the time the verb takes, and then
 looks: the index must load with all checksums and hold exactly what it held before or what the verb makes of it, its
-table of paths must cover its items, and the same verb run again (or, where the kill came after the end, another change) must
-succeed and leave no more versions than the last two and one that was on its way. "build new" must leave no folder or a
-whole one; `search --out` no results, or all of them.
+table of paths must cover its items, and the same verb run again (or, where the kill came after the end, another change)
+must succeed and leave no more versions than the last two and one that was on its way. "build new" must leave no folder
+or a whole one; `search --out` no results, or all of them.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def trial(
             return "fails without a kill"
         known[key] = state(folder), time.monotonic() - began
         if verb == "search --out":
-            known["results"] = (results.read_text(),), 0.0
+            known[f"{base.name} results"] = (results.read_text(),), 0.0
         prepare()
     after, seconds = known[key]
     child = start(words)
@@ -125,7 +125,7 @@ def trial(
         found = state(folder)
     except Exception as error:
         return f"DAMAGED: {error}"
-    if results.exists() and (results.read_text(),) != known["results"][0]:
+    if results.exists() and (results.read_text(),) != known[f"{base.name} results"][0]:
         return "DAMAGED: half the results"
     if found not in (before, after):
         return "DAMAGED: neither the old version nor the new one"

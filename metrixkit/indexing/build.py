@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from metrixkit.indexing.inputs import Given, refuse_other_model
 from metrixkit.indexing.kind import Kind
 from metrixkit.indexing.merge import build_from_shards
 from metrixkit.indexing.shards import embed_shards, own_device, processes
-from metrixkit.retrieval.index import RetrievalIndex
+from metrixkit.retrieval.index import RetrievalIndex, store
 from metrixkit.source import read
 
 
@@ -193,12 +195,18 @@ def _publish(index: RetrievalIndex, out: Path, items: pd.DataFrame) -> None:
     if (out / "CURRENT").exists():
         _save(index, out, items)
         return
-    half = out.absolute().with_name(f".{out.absolute().name}.saving-{os.getpid()}")
+    half = out.absolute().with_name(f".{out.absolute().name}.saving-{os.getpid()}-{time.time_ns()}")
+    for old in half.parent.glob(f".{glob.escape(out.absolute().name)}.saving-*"):  # what killed builds left
+        if time.time() - old.stat().st_mtime > store.ABANDONED:
+            shutil.rmtree(old, ignore_errors=True)
     try:
         index.save(half)
         kept.keep_items(half, items)
         os.replace(half, out)  # also onto an empty folder
     except OSError as error:
+        if (out / "CURRENT").exists():  # another build was faster; this one is the next version
+            _save(index, out, items)
+            return
         raise _unwritten(out, error) from error
     finally:
         shutil.rmtree(half, ignore_errors=True)

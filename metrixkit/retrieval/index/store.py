@@ -36,7 +36,7 @@ CURRENT, MANIFEST, LOCK = "CURRENT", "manifest.json", ".lock"
 KIND, FORMAT = "metrixkit-index", 1
 _VERSION = re.compile(r"v(\d{4,})")
 Found = TypeVar("Found")
-_ABANDONED = 3600.0  # seconds after which a half-written version is taken for that of a dead process
+ABANDONED = 3600.0  # seconds after which a half-written version is taken for that of a dead process
 
 
 def write_version(folder: Path, write_files: Callable[[Path], Mapping[str, Any]], expected: str | None = None) -> str:
@@ -279,7 +279,7 @@ def _sweep_abandoned(folder: Path) -> None:
     """Remove what killed writers left: halves of versions and of files, and versions on their way out."""
     for path in [*folder.glob(f"{UNFINISHED}*"), *folder.glob(f".{CURRENT}-*")]:
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime <= _ABANDONED:
+            if time.time() - path.stat().st_mtime <= ABANDONED:
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -143,6 +143,14 @@ class CheckReport:
             for part in self.splits
             if part.without_match
         ]
+        notes += [
+            f"split {part.split!r} has {part.classes - part.singletons} classes in which there is anything to find: "
+            "fewer than two can judge nothing, and training refuses it (images of your own: data.split=photos)"
+            for part in self.splits
+            if part.split in ("validation", "test", "query") and part.classes - part.singletons < 2
+        ]
+        if not {"test", "query"} & {part.split for part in self.splits}:
+            notes.append("there is no test split: a run trains on everything, and nothing is judged")
         usual = told({reason: names for reason, names in self.passed_over.items() if reason not in FAULTS})
         if usual:
             notes.append(usual)

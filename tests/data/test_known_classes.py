@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from metrixkit.data import with_validation
+from metrixkit.data.check import check
 from metrixkit.data.sets.images import Images
 from metrixkit.errors import InputError
 
@@ -79,3 +80,15 @@ def test_photos_of_one_class_are_no_test(tmp_path: Path):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"fewer than two classes have two.*data\.test_share=0"):
         Images(str(tmp_path), split="photos").read()
+
+
+def test_check_tells_what_can_be_judged(shop: Path):
+    def said(**settings):
+        return check(Images(str(shop), **settings).read(), deep=False).render()
+
+    assert "no test split" in said(test_share=0)
+    assert "can judge nothing" not in said()
+    assert "can judge nothing" not in said(split="photos")  # one new photo of a class is enough: others are searched
+    for name in ("pan", "jug"):
+        (shop / name).rename(shop.parent / f"{shop.name}-{name}")
+    assert "split 'test' has 1 classes in which there is anything to find" in said()

@@ -181,9 +181,10 @@ def test_a_threshold_tells_what_it_rejects_and_above_a_half_wants_force(tmp_path
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_strangers_take_right_answers_from_the_labels_of_the_index(metric: str) -> None:
     rows, labels = population(0, range(30))
+    rows += 0.9 * np.random.default_rng(9).standard_normal(rows.shape)
     index = RetrievalIndex.build(rows, np.arange(len(rows)), "Flat", metric, labels=labels)
     index.remove(np.arange(10, 15))
-    found = index.set_threshold(0.05, strangers=population(1, range(60, 130))[0])
+    found = index.set_threshold(0.05, strangers=population(1, range(60, 130))[0], force=True)
     left = np.setdiff1d(np.arange(len(rows)), np.arange(10, 15))
     rows, labels = rows[left].astype(np.float32).astype(np.float64), labels[left]
     if metric == "cosine":
@@ -195,5 +196,6 @@ def test_strangers_take_right_answers_from_the_labels_of_the_index(metric: str) 
     best = np.where(same, table, -np.inf).max(1)
     assert found.genuine == 295
     assert found.true_match_rate == pytest.approx((best >= found.value).mean())
+    assert 0 < found.true_match_rate < 1
     bare = RetrievalIndex.build(rows, np.arange(len(rows)), "Flat", metric)
     assert bare.set_threshold(0.05, strangers=population(1, range(60, 130))[0]).false_rejection_rate is None

@@ -54,6 +54,8 @@ def failure(error: BaseException, interrupted: bool = False) -> Failure | None:
         return Failure(BROKEN_PIPE)  # `metrixkit compare ... | head`: who read has seen enough
     if isinstance(error, OSError):
         return Failure(BAD_INPUT, _refused(error))
+    if isinstance(error, ValueError) and str(error).startswith("embedded null"):
+        return Failure(BAD_INPUT, "the name of a file or folder holds a NUL character, and no name can.")
     if isinstance(error, MemoryError):
         return Failure(BAD_INPUT, f"out of memory ({_last_line(error)}); {_NO_MEMORY}")
     if isinstance(error, RuntimeError):

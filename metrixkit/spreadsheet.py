@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def cell(value: object) -> object:
@@ -16,9 +16,10 @@ def cell(value: object) -> object:
 
     Numbers, and texts that are numbers (``-0.5``), stay what they are.
     """
-    if not isinstance(value, str) or not value.startswith(_FORMULA) or _is_number(value):
+    if not isinstance(value, str):
         return value
-    return f"'{value}"
+    text = value.replace("\r", "\\r")  # Python's writer leaves it unquoted, and a line would begin after it
+    return text if not text.startswith(_FORMULA) or _is_number(text) else f"'{text}"
 
 
 def csv_text(table: pd.DataFrame) -> str:

@@ -258,3 +258,10 @@ def test_labels_that_nobody_gave_are_not_evaluated(
     files = ["--embeddings", f"{tmp_path}/embeddings.npy", "--table", f"{tmp_path}/table.csv"]
     assert evaluate.main(files) == 2
     assert "column 'label' (--label) is empty" in capsys.readouterr().err
+
+
+def test_what_is_searched_in_the_end() -> None:
+    assert source.searched(["train", "query", "gallery"]) == "query,gallery"
+    assert source.searched(["train", "validation", "test"]) == "test"
+    assert source.searched(["train", "test"], {"test": ("train", "validation")}) == "test,train"
+    assert source.searched(["train"]) == "all"

@@ -79,7 +79,7 @@ class PairItems(Dataset[PairExample]):
         self._cells = {name: manifest.items[name].tolist() for name in self.names}
         self._items = manifest.ids
         if by == "texts":
-            self.ids, self._captions = manifest.texts["id"].tolist(), manifest.captions
+            self.ids, self._captions = manifest.texts["id"].tolist(), list(manifest.captions)
             self.item_of_example = torch.from_numpy(manifest.item_of_text)
         else:
             self.ids, self._captions = manifest.ids, [""] * len(manifest)

@@ -162,6 +162,21 @@ def test_numbers_on_a_full_disk_are_told(tmp_path: Path) -> None:
         log.numbers(1, 0, {"loss": 1.0})
 
 
+def test_numbers_that_are_gone_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with RunLog(tmp_path, active=True, tensorboard=False) as log:
+        log.numbers(1, 0, {"loss": 1.0})
+        size = log.size()
+    with RunLog(tmp_path, active=True, tensorboard=False, keep=size, step=1):
+        assert not caplog.records
+    (tmp_path / "metrics.jsonl").unlink()
+    with RunLog(tmp_path, active=True, tensorboard=False, keep=size, step=1):
+        assert "metrics.jsonl is shorter than it was at the checkpoint" in caplog.text
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(InputError, match="cannot write .*log.txt: Is a directory"):
+        RunLog(tmp_path, active=True, tensorboard=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.15, 0.4, 0.8, 1.5, 2.5])
 @pytest.mark.parametrize("door", ["train", "data", "index"])

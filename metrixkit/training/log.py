@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from metrixkit._streams import flush_or_let_go
 from metrixkit.errors import InputError
 from metrixkit.files import cannot_write
 from metrixkit.visible import visible
+
+log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -38,11 +41,19 @@ class RunLog:
         if not active:
             return
         path = folder / "metrics.jsonl"
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(min(keep, path.stat().st_size))
-        self.metrics = path.open("a", encoding="utf-8")
-        self.text = (folder / "log.txt").open("a", encoding="utf-8")
+        text = folder / "log.txt"
+        try:
+            path.touch()
+            size = path.stat().st_size
+            with path.open("r+b") as file:
+                file.truncate(min(keep, size))
+            self.metrics = path.open("a", encoding="utf-8")
+            self.text = text.open("a", encoding="utf-8")
+        except OSError as error:
+            self.close()
+            raise cannot_write(error.filename or folder, error) from error
+        if size < keep:
+            log.warning("%s is shorter than it was at the checkpoint: numbers of earlier steps are lost", path)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 

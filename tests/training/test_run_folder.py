@@ -8,12 +8,15 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from metrixkit import config as configs
 from metrixkit.errors import InputError
 from metrixkit.files import UNFINISHED
+from metrixkit.training.loop import make_fabric
 from metrixkit.training.run import RunFolder, differences
+from metrixkit.training.settings import TrainingSettings
 
 
 @pytest.fixture
@@ -158,3 +161,16 @@ def test_halves_that_a_kill_left_are_cleared_away(tmp_path: Path, config: dict) 
     run.close()
     assert not [path for path in run.path.rglob(f"{UNFINISHED}*")]
     assert (run.checkpoints / "last.pt").exists()
+
+
+def test_more_processes_than_processors_are_refused_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(InputError, match=r"devices=3, but .* 2 processors.*training.oversubscribe=true"):
+        make_fabric(TrainingSettings(accelerator="cpu", devices=3))
+    assert make_fabric(TrainingSettings(accelerator="cpu", devices=2)).strategy is not None
+    assert make_fabric(TrainingSettings(accelerator="cpu", devices=3, oversubscribe=True)).strategy is not None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=r"devices=4, but torch sees 1 CUDA devices"):
+        make_fabric(TrainingSettings(accelerator="cuda", devices=4, oversubscribe=True))

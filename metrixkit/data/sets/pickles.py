@@ -58,7 +58,7 @@ class _Type:
         order = order.decode("latin1") if isinstance(order, bytes) else order
         if order not in ("<", ">", "=", "|") or any(part is not None for part in structure[:3]):
             raise pickle.UnpicklingError("its arrays have fields, and are no plain numbers")
-        self.dtype = self.dtype.newbyteorder(order) if order in "<>" else self.dtype
+        self.dtype = self.dtype.newbyteorder(order) if order in "<>" else self.dtype  # type: ignore[arg-type]
 
 
 class _Array(np.ndarray):
@@ -66,7 +66,7 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, content = state
-        super().__setstate__((1, *_checked(shape, kind), bool(fortran), _content(content, shape, kind)))
+        super().__setstate__((1, *_checked(shape, kind), bool(fortran), _content(content, shape, kind)))  # type: ignore[arg-type]
 
 
 def _checked(shape: Any, kind: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -129,7 +129,7 @@ def _check_places(path: Path) -> None:
     """Raise where a pickle keeps something at a place far beyond what it holds: the reader would make room for all."""
     with path.open("rb") as file:
         for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
-            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > number + 256:
+            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > number + 256:
                 raise pickle.UnpicklingError(f"it keeps its {number}th part at place {argument}")
 
 

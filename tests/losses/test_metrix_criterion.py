@@ -47,6 +47,15 @@ def test_total_is_clean_plus_weighted_mixed(ratio_per):
     assert set(criterion.logs()) == {"clean", "mixed", "lambda"}
 
 
+def test_a_hinge_that_is_exactly_met_has_no_gradient():
+    """Lifted structure of rows that stand at right angles: log e^0 + log e^0 - 0 = 0, the corner of its outer function."""
+    rows = torch.eye(3).requires_grad_()
+    loss = LiftedStructure(margin=0.0)(rows[:3], torch.tensor([0, 0, 1]))
+    loss.backward()
+    assert loss.item() == 0
+    assert rows.grad.abs().max() == 0
+
+
 def test_equal_seeds_draw_alike_whatever_the_batch():
     one, two = (Metrix(Contrastive(), pairs=MIXED_KINDS, seed=3) for _ in range(2))
     for size in (8, 6, 4):

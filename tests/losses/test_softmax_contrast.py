@@ -163,6 +163,17 @@ def test_m3_mix_adds_up_and_goes_on_after_a_kill():
     assert (again(a, b) - clean).item() == pytest.approx((loss(a, b) - clean).item())
 
 
+@pytest.mark.parametrize(("epoch", "divisor"), [(0, 1), (1, 2), (4, 5)])
+def test_fading_mixed_losses_are_divided_by_the_number_of_the_epoch(epoch, divisor):
+    mixed = []
+    for fade in (False, True):
+        loss = M2Mix(0.05, m2=0.3, uni=0.2, fade=fade, seed=3)
+        loss.set_epoch(epoch)
+        loss(rows(), rows(seed=1))
+        mixed.append(loss.logs()["mixed"])
+    assert mixed[0] / mixed[1] == pytest.approx(divisor)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -15,6 +15,7 @@ import sys
 
 from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
+from metrixkit.files import check_file
 from metrixkit.seeds import seed_option
 from metrixkit.visible import say
 
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     def work(options: argparse.Namespace) -> int:
         from metrixkit.sheets.make import Wanted, make
 
+        if options.out is not None:
+            check_file(options.out, "--out")  # before the work and not after it
         others = (options.curve, options.accuracy, options.information)
         alone = options.out is None and all(other is None for other in others)
         position = numbers("--position", options.position)

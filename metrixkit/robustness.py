@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from metrixkit._doors import add_trust, run
 from metrixkit.errors import InputError
+from metrixkit.files import check_folder
 from metrixkit.seeds import check_seed
 from metrixkit.visible import say
 
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             fill=options.fill,
             split=options.split,
         )
+        if options.out:
+            check_folder(options.out, "--out")  # before the work and not after it
         result, masks = try_runs(options.runs, trial)
         out = Path(options.out or (Path(options.runs[0]) / "robustness" if len(options.runs) == 1 else "robustness"))
         files = write_trial(out, result, masks, "model" if len(options.runs) == 1 else f"{len(options.runs)} runs")

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from metrixkit import files
+from metrixkit.__main__ import main
 from metrixkit.errors import InputError
 
 
@@ -185,3 +186,23 @@ def test_halves_of_killed_processes_are_removed(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"whole")
     files.remove_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["evaluate", "--embeddings", "E.npy", "--table", "T.csv", "--out"], "--out"),
+        (["compare", "run", "--csv"], "--csv"),
+        (["compare", "run", "--plot"], "--plot"),
+        (["mix", "a.png", "--out"], "--out"),
+        (["robustness", "run", "--out"], "--out"),
+    ],
+)
+def test_doors_refuse_a_pipe_before_they_work(
+    tmp_path: Path, words: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert main([*words, str(pipe)]) == 2
+    assert f"{option}: {pipe} is a named pipe (FIFO)" in capsys.readouterr().err
+    assert kind(pipe) == stat.S_IFIFO

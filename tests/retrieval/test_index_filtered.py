@@ -66,8 +66,11 @@ def test_lists_are_taken_until_enough_allowed_vectors_were_seen() -> None:
     sizes, usable = np.array([10, 10, 10, 10]), np.array([1, 0, 9, 10])
     order = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
     # One list of 10 is what the unfiltered search sees; list 1 holds nothing that is allowed.
-    assert lists_to_probe(order, sizes, usable, 1, 1.0).tolist() == [[0, -1, 2], [3, -1, -1]]
-    assert lists_to_probe(order, sizes, usable, 1, 1.5).tolist() == [[0, -1, 2, 3], [3, 2, -1, -1]]
-    assert lists_to_probe(order[:, :2], sizes, usable, 1, 1.0) is None
-    assert lists_to_probe(order, sizes, usable, 4, 1.0) is None
-    assert lists_to_probe(order, sizes, usable, 4, 1.0, all_lists=True).tolist() == [[0, -1, 2, 3], [3, 2, -1, 0]]
+    for some, probes, more, wanted, enough in (
+        (order, 1, 1.0, [[0, -1, 2], [3, -1, -1]], True),
+        (order, 1, 1.5, [[0, -1, 2, 3], [3, 2, -1, -1]], True),
+        (order[:, :2], 1, 1.0, [[0], [3]], False),
+        (order, 4, 1.0, [[0, -1, 2, 3], [3, 2, -1, 0]], False),
+    ):
+        probed, had = lists_to_probe(some, sizes, usable, probes, more)
+        assert (probed.tolist(), had) == (wanted, enough)

@@ -110,10 +110,10 @@ def _lists(
         some = slice(start, start + QUERIES)
         wide = min(len(sizes), int(np.ceil(1.5 * probes * more / share)) + 8)
         order, costs = engine.nearest_lists(queries[some], wide)
-        probed = lists_to_probe(order, sizes, usable, probes, more)
-        if probed is None:  # the allowed ones lie in lists further off
+        probed, enough = lists_to_probe(order, sizes, usable, probes, more)
+        if not enough and wide < len(sizes):  # the allowed ones lie in lists further off
             order, costs = engine.nearest_lists(queries[some], len(sizes))
-            probed = lists_to_probe(order, sizes, usable, probes, more, all_lists=True)
+            probed, _ = lists_to_probe(order, sizes, usable, probes, more)
         width = probed.shape[1]
         scores[some], found[some] = engine.search_lists(queries[some], k, probed, costs[:, :width], allowed)
     return _all(scores, found)

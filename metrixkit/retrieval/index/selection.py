@@ -61,8 +61,8 @@ def merged(
 
 
 def lists_to_probe(
-    order: np.ndarray, sizes: np.ndarray, usable: np.ndarray, probes: int, more: float, all_lists: bool = False
-) -> np.ndarray | None:
+    order: np.ndarray, sizes: np.ndarray, usable: np.ndarray, probes: int, more: float
+) -> tuple[np.ndarray, bool]:
     """Return which lists each query should search, so that it sees `more` times as many vectors as without a filter.
 
     Args:
@@ -71,16 +71,13 @@ def lists_to_probe(
         usable: (lists,) allowed vectors of each list.
         probes: Lists that a search without a filter probes.
         more: Factor on what it sees.
-        all_lists: Whether `order` holds all lists, so that there are no others to ask for.
 
     Returns:
-        (Q, m) int64 with m <= n, -1 for lists to leave out; None where some query needs lists beyond its n.
+        (Q, m) int64 with m <= n, -1 for lists to leave out; and whether that is enough for every query.
     """
     wanted = more * sizes[order[:, :probes]].sum(axis=1)
     seen = np.cumsum(usable[order], axis=1)
-    if not all_lists and (seen[:, -1] < wanted).any():
-        return None
     before = np.concatenate([np.zeros((len(order), 1), seen.dtype), seen[:, :-1]], axis=1)
     needed = (before < wanted[:, None]) & (usable[order] > 0)
     width = int(np.flatnonzero(needed.any(axis=0)).max(initial=0)) + 1
-    return np.where(needed[:, :width], order[:, :width], -1)
+    return np.where(needed[:, :width], order[:, :width], -1), bool((seen[:, -1] >= wanted).all())

@@ -55,7 +55,8 @@ def search(
     note = refuse_other_model(index.model_fingerprint, given.fingerprint, str(folder))
     said = [note] if note else []
     if radius is None:
-        scores, ids = index.search(given.vectors, 10 if k is None else k)
+        nearest = index.search(given.vectors, 10 if k is None else k)
+        scores, ids = list(nearest[0]), list(nearest[1])
     else:
         most = None if k is None else read_k(k)
         scores, ids = ([found[:most] for found in column] for column in index.range_search(given.vectors, radius))

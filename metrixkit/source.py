@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,14 @@ class Source:
         items: Rows with id, path, label and split, all text; label and split are "" where nobody told.
         said: Lines for people: which splits, what was passed over, what has no label.
         config: The sections :data:`SECTIONS` of the run whose own data this is, resolved; None for any other source.
+        searches: Splits that search other splits than themselves, as a manifest tells.
     """
 
     name: str
     items: pd.DataFrame
     said: tuple[str, ...] = ()
     config: Mapping[str, Any] | None = None
+    searches: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def decode(self, image_size: int) -> Callable[[Any], Tensor]:
         """Return how the images are read: a run's own as its training read them, others from their files."""
@@ -134,7 +136,7 @@ def read(words: Sequence[str], run: str | Path | None = None, splits: str | None
             "which images? Name folders, a table, image files, or data=NAME with data.key=value; only the folder of a "
             "run has data of its own."
         )
-    return of_splits(source, splits)
+    return _as_queries(of_splits(source, splits))
 
 
 def read_manifest(words: Sequence[str]) -> Any:
@@ -178,6 +180,20 @@ def searched(splits: Sequence[str], searches: Mapping[str, Sequence[str]] | None
     return ",".join(["test", *(split for split in (searches or {}).get("test", ()) if split in splits)])
 
 
+def _as_queries(source: Source) -> Source:
+    """Return a source in whose words its test images search what they search in training's own evaluation.
+
+    A table knows two ways of searching: a split among itself, or ``query`` in ``gallery``. New photos of known classes
+    search those that were trained on, so they become queries, for else they would be judged among themselves.
+    """
+    split, gallery = source.items["split"], source.searches.get("test", ())
+    if not ((split == "test").any() and split.isin(gallery).any()):
+        return source
+    words = {"test": "query", **dict.fromkeys(gallery, "gallery")}
+    line = f"written as query: test; as gallery, which these search: {', '.join(gallery)}"
+    return replace(source, items=source.items.assign(split=split.replace(words)), said=(*source.said, line))
+
+
 def _told_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return paths and ``key=value`` settings; what is there is a path, whatever its name."""
     settings = [w for w in words if w.startswith(("data=", "data.")) or ("=" in w and not Path(w).exists())]
@@ -193,6 +209,7 @@ def _images_of(run: str | Path | None) -> dict[str, Any]:
 def _of_paths(paths: Sequence[str], settings: Sequence[str], own: Mapping[str, Any]) -> Source:
     parts: list[pd.DataFrame] = []
     said: list[str] = []
+    searches: dict[str, Sequence[str]] = {}
     files = {path for path in paths if Path(path).is_file() and not path.lower().endswith(TABLES)}
     if settings and all(path in files for path in paths):
         raise InputError(f"{settings[0]}: belongs to a folder or a table; single image files have no settings.")
@@ -202,9 +219,10 @@ def _of_paths(paths: Sequence[str], settings: Sequence[str], own: Mapping[str, A
             row = {"id": Path(path).name, "path": path, "label": "", "split": ""}
             parts.append(pd.DataFrame([row], columns=COLUMNS, dtype="str"))
         elif Path(path).exists():
-            items, more = _of_place(path, settings, own)
+            items, more, others = _of_place(path, settings, own)
             parts.append(items)
             said += more
+            searches |= others
         else:
             raise InputError(f"no file or folder at {printable(path)}.")
     items = pd.concat(parts, ignore_index=True)
@@ -216,11 +234,13 @@ def _of_paths(paths: Sequence[str], settings: Sequence[str], own: Mapping[str, A
     without = int((items["label"] == "").sum())
     if without:
         said.append(f"{without:,} of {len(items):,} images have no label: they lie in no class folder and no table")
-    return Source(", ".join(paths), items, tuple(said))
+    return Source(", ".join(paths), items, tuple(said), searches=searches)
 
 
-def _of_place(path: str, settings: Sequence[str], own: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the items of a folder or a table, and what there is to say."""
+def _of_place(
+    path: str, settings: Sequence[str], own: Mapping[str, Any]
+) -> tuple[pd.DataFrame, list[str], Mapping[str, Sequence[str]]]:
+    """Return the items of a folder or a table, what there is to say, and which splits search others."""
     node = node_of(path)
     # Of a run on a folder, the root is not where the paths of a table start.
     others = _OF_TABLES if "root" in node else () if own.get("table") else ("root",)
@@ -240,7 +260,7 @@ def _of_place(path: str, settings: Sequence[str], own: Mapping[str, Any]) -> tup
     if "split" in found.items.columns:
         if any(setting.startswith("data.test_share=") for setting in settings):
             reader.refuse_share(found)
-        return found.items, said
+        return found.items, said, reader.searches
     items, labelled = found.items.assign(split=""), found.items["label"] != ""
     if labelled.any():
         try:
@@ -249,7 +269,7 @@ def _of_place(path: str, settings: Sequence[str], own: Mapping[str, Any]) -> tup
             said.append(f"{path}: no splits are given; its classes are divided as training would ({name})")
         except InputError as why:
             said.append(f"no splits: {why}")
-    return items, said
+    return items, said, reader.searches
 
 
 def _of_data(settings: Sequence[str]) -> Source:
@@ -265,7 +285,7 @@ def _of_manifest(manifest: Manifest, config: Mapping[str, Any] | None) -> Source
     items = manifest.items.assign(label=manifest.items["label"].where(manifest.items["label"] != UNLABELLED, ""))
     dropped = f"; {manifest.dropped} listed images dropped" if manifest.dropped else ""
     said = [f"data: {manifest.name}, split {manifest.split_name}{dropped}", told(manifest.passed_over)]
-    return Source(manifest.name, items, tuple(line for line in said if line), config)
+    return Source(manifest.name, items, tuple(line for line in said if line), config, manifest.searches)
 
 
 def of_splits(source: Source, splits: str | None) -> Source:

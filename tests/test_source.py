@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from metrixkit import embed, evaluate, index, source, train
@@ -189,6 +191,31 @@ def test_train_on_a_table_embed_evaluate(shop: Path, tmp_path: Path) -> None:
     assert {name: found[name] for name in ("recall@1", "recall@4", "map@r")} == {
         name: before[name] for name in ("recall@1", "recall@4", "map@r")
     }
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_new_photos_of_known_classes_search_what_they_searched_in_training(
+    given: bool, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(shop / "run/model", run / "model")
+    config = yaml.safe_load((shop / "run/config.yaml").read_text())
+    config["data"]["split"] = "photos"
+    if given:
+        rows = (shop / "products.csv").read_text().splitlines()
+        rows = [rows[0] + ",split", *(f"{row},{'test' if row.endswith(',3') else 'train'}" for row in rows[1:])]
+        (tmp_path / "given.csv").write_text("\n".join(rows) + "\n")
+        config["data"]["table"] = f"{tmp_path}/given.csv"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    words = ["evaluation.recall_at=[1,4]", "evaluation.metrics=[map@r]", "evaluation.utilization=false"]
+    assert evaluate.main([str(run), *words, "--out", f"{tmp_path}/run.json"]) == 0
+    expected = json.loads((tmp_path / "run.json").read_text())
+    for place in ([], [str(config["data"]["table"])]):
+        assert embed.main([str(run), *place, "--out", str(tmp_path / "e")]) == 0
+        assert "written as query: test" in capsys.readouterr().out
+        assert set(embedded(tmp_path / "e")[1]["split"]) == {"query", "gallery"}
+        assert judged(tmp_path / "e") == {name: expected["metrics"][name] for name in ("recall@1", "recall@4", "map@r")}
 
 
 def test_without_a_source_it_is_the_runs_own_data(

@@ -139,9 +139,14 @@ class Images:
             found.root,
             len(found.absent),
             absent=found.absent,
-            searches={"test": ("train", "validation")} if self.split == "photos" else {},
+            searches=self.searches,
             passed_over=found.passed_over,
         )
+
+    @property
+    def searches(self) -> dict[str, tuple[str, ...]]:
+        """Splits that search other splits than themselves: with ``split="photos"`` the test photos."""
+        return {"test": ("train", "validation")} if self.split == "photos" else {}
 
     def find(self, loose: bool = False) -> Found:
         """Return the images as they are sorted, classes not divided where no split is given.

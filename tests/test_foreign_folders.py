@@ -260,7 +260,9 @@ def test_resuming_imports_what_the_config_at_hand_names_and_nothing_else(place: 
     assert not Path("imported").exists()
     own = configs.load(place / "settings.yaml", ["loss=theirs:Loss"])
     (run / "config.yaml").write_text(yaml.safe_dump(own))
-    RunFolder(run).open(own, True, configs.resolve)
+    folder = RunFolder(run)
+    folder.open(own, True, configs.resolve)
+    folder.close()
 
 
 def test_a_sweep_imports_nothing_that_a_run_folder_names(place: Path, door: Door) -> None:

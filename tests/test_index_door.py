@@ -164,7 +164,10 @@ def test_items_without_labels_join_any_index(
 
 def test_threshold_and_no_match(door: Door, built: Path, embedded: Path, photos: Path, tmp_path: Path) -> None:
     files = ["--embeddings", embedded / "embeddings.npy", "--table", embedded / "table.csv"]
-    said = door("threshold", built, *files, "--false-match-rate", "0.1")
+    refused = door("threshold", built, *files, "--false-match-rate", "0.1", status=2)
+    assert "right answers it was set on" in refused
+    assert "--force" in refused
+    said = door("threshold", built, *files, "--false-match-rate", "0.1", "--force")
     value = RetrievalIndex.load(built).threshold.value  # type: ignore[union-attr]
     assert f"threshold {value:.4f}" in said
     assert "--strangers" in said

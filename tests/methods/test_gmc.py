@@ -220,7 +220,7 @@ def test_a_model_is_the_same_from_its_folder(tmp_path):
     assert torch.equal(*found)
     assert again.names == ("image", "path", "name")
     (tmp_path / "run" / "model" / "modalities.json").write_text('{"inputs": {}}')
-    with pytest.raises(InputError, match="is broken"):
+    with pytest.raises(InputError, match="cannot be built again"):
         load_multimodal(tmp_path / "run")
     with pytest.raises(InputError, match="no model of several modalities"):
         load_multimodal(tmp_path)

@@ -59,7 +59,7 @@ def test_rows_are_half_right_half_wrong_as_far_as_there_are_any():
 
 
 def test_more_columns_than_neighbours_and_missing_ones_are_fine(tmp_path):
-    rows, labels = np.eye(3), ["a", "a", "b"]
+    rows, labels = np.eye(3), ["a", "b", "b"]
     made = predictions(rows, labels, rows[:2], labels[:2], ["0", "1", "2"], ["0", "1"], k=9)
     assert (made.neighbour_ids[:2, 1] == "").all()
     assert retrieval_panel(tmp_path / "a.png", made, load).is_file()

@@ -47,7 +47,7 @@ def test_the_selected_weights_are_those_of_best_pt(
     method, exported = Weighed(0.5), []
     job = SimpleNamespace(
         config={"task": "retrieval", "seed": 0}, fabric=Fabric(accelerator="cpu", devices=1), method=method,
-        data="toy", split="own", protocol="validation", selects=selects, headline=NAME,
+        data="toy", split="own", protocol="validation", selects=selects, headline=NAME, validation={},
         filed=lambda history, last: {}, judge=lambda: Judged({NAME: round(method.weight.item(), 6)}, {}, {}),
         keep=lambda where, judged: exported.append((judged.metrics[NAME], round(method.weight.item(), 6))),
     )  # fmt: skip

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from metrixkit.data import UNLABELLED, Manifest, with_held_out
+from metrixkit.data.held_out import share_of_each_class
 from metrixkit.errors import InputError
 
 
@@ -33,6 +34,12 @@ def test_a_share_of_every_class_is_moved():
     assert found.counts() == {"train": 44, "validation": 12, "test": 3}
     assert found.expected == {"test": 3}
     assert with_held_out(before, 0.99, seed=0).part("train").items["label"].value_counts().min() == 1
+
+
+def test_a_class_is_never_held_out_whole():
+    ids, labels = [f"{label}{i}" for label in "ab" for i in range(3)], ["a"] * 3 + ["b"] * 3
+    moved = share_of_each_class(ids, labels, 0.99, seed=0)
+    assert sorted(name[0] for name in moved) == ["a", "a", "b", "b"]
 
 
 def test_order_and_other_classes_change_nothing():

@@ -193,6 +193,12 @@ def test_parquet_keeps_what_numbers_are(tmp_path: Path) -> None:
     }
 
 
+def test_blanks_around_a_cell_are_none_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("file,label\na.png, red\nb.png,red \n")
+    assert column(read_table(path), "label", path, "data.columns.label") == ["red", "red"]
+
+
 def test_split_words(tmp_path: Path) -> None:
     assert split_cells(["Train", "VAL", "gallery"], "t.csv") == ["train", "validation", "gallery"]
     for word in ("galery", ""):

@@ -393,6 +393,18 @@ def test_warm_up_moves_only_the_warm_groups(tmp_path: Path) -> None:
     assert not torch.equal(trunk, method.trunk.weight)
 
 
+def test_an_epoch_tells_the_mean_loss_of_its_own_steps(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path, epochs=2)
+    made.run(Progress())
+    made.log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss/total"] for line in lines if "loss/total" in line]
+    assert len(losses) == 2 * STEPS
+    told = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("epoch")]
+    for line, own in zip(told, (losses[:STEPS], losses[STEPS:]), strict=True):
+        assert f"loss {sum(own) / STEPS:.4f}" in line
+
+
 def test_rates_are_logged_with_their_scale(tmp_path: Path) -> None:
     made, _ = trainer(tmp_path, epochs=1)
     made.run(Progress())

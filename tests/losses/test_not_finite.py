@@ -85,3 +85,10 @@ def test_spoilt_is_zero_for_anything_finite():
     assert [float(spoilt(t)) for t in finite] == [0, 0, 0]
     for value in BAD:
         assert bool(spoilt(torch.zeros(3), torch.tensor([1.0, value])).isnan())
+
+
+def test_a_batch_without_triplets_hides_nothing():
+    rows = torch.eye(3)
+    assert losses.Triplet()(rows, torch.arange(3)) == 0
+    rows[1, 1] = float("nan")
+    assert losses.Triplet()(rows, torch.arange(3)).isnan()

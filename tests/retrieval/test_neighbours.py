@@ -62,8 +62,9 @@ def test_only_queries_in_the_gallery_are_left_out():
     assert index.tolist() == [[1, -1], [0, -1], [0, 1]]
     assert np.isneginf(scores[:2, 1]).all()
     assert neighbours(rows, rows[:2].copy(), 1)[1].tolist() == [[0], [1], [0]]  # no ids: other items
-    with pytest.raises(InputError, match="at least one neighbour"):
-        neighbours(rows, k=0)
+    for k in (0, True, 1.5, None, "2"):
+        with pytest.raises(InputError, match="at least one neighbour"):
+            neighbours(rows, k=k)
     assert neighbours(rows[:1])[1].shape == (1, 0)
 
 

@@ -51,9 +51,9 @@ def neighbours(
 @torch.no_grad()
 def nearest_of(pair: Pair, k: int, precision: str = "auto") -> tuple[np.ndarray, np.ndarray]:
     """Return :func:`neighbours` of a checked pair."""
-    if k < 1:
-        raise InputError(f"k={k}: ask for at least one neighbour.")
-    width = min(k, pair.gallery.count - int((pair.own >= 0).all()))
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise InputError(f"k={k!r}: ask for at least one neighbour, by a whole number.")
+    width = min(int(k), pair.gallery.count - int((pair.own >= 0).all()))
     scores, index = np.empty((pair.queries.count, width)), np.empty((pair.queries.count, width), dtype=np.int64)
     if width:
         for found in shortlists(pair, width, precision):

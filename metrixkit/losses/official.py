@@ -50,7 +50,7 @@ class OfficialContrastive(nn.Module):
             a, p = positive.nonzero(as_tuple=True)
             b, n = negative.nonzero(as_tuple=True)
             near, far = _length(rows[a] - rows[p]), _length(rows[b] - rows[n])
-            return _mean_of_nonzero(near) + _mean_of_nonzero((self.margin - far).clamp(min=0))
+            return _mean_of_nonzero(near) + _mean_of_nonzero((self.margin - far).clamp(min=0)) + spoilt(rows)
 
     def mixed_loss(self, embeddings: Tensor, labels: Tensor, lam: float, pairs: str = "positive-negative") -> Tensor:
         """Return the mixed term, unweighted (the release multiplies by 0.4, and by 0.3 for anchor-negative).

@@ -87,7 +87,9 @@ def test_spoilt_is_zero_for_anything_finite():
         assert bool(spoilt(torch.zeros(3), torch.tensor([1.0, value])).isnan())
 
 
-def test_a_batch_without_triplets_hides_nothing():
+def test_a_batch_without_pairs_hides_nothing():
+    alone = torch.full((1, 1), float("nan"))
+    assert losses.OfficialContrastive()(alone, torch.zeros(1, dtype=torch.int64)).isnan()
     rows = torch.eye(3)
     assert losses.Triplet()(rows, torch.arange(3)) == 0
     rows[1, 1] = float("nan")

@@ -22,10 +22,26 @@ SLOW_TIMEOUT = 3600
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m leaves out what is slow
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _keep_samples(items)
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
+
+def _keep_samples(items: list[pytest.Item]) -> None:
+    """Mark as slow what ``@pytest.mark.sample(k)`` leaves out of the fast suite: all but k cases, evenly spread."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for found in cases.values():
+        (count,) = found[0].get_closest_marker("sample").args  # type: ignore[union-attr]
+        kept = {i * len(found) // count for i in range(count)} if count < len(found) else range(len(found))
+        for place, item in enumerate(found):
+            if place not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

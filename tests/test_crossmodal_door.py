@@ -215,6 +215,7 @@ def test_glyphs_in_motion(repository, tmp_path):
     assert model.embed_video(torch.zeros(2, 8, 3, 32, 32, dtype=torch.uint8)).shape == (2, 128)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_as_if_it_had_not_been(table, tmp_path, monkeypatch):
     from metrixkit.train import main
     from metrixkit.training.loop import Trainer

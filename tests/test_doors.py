@@ -182,6 +182,7 @@ def own(repository: Path, folder: Path, *settings: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_own_images_by_folder_and_by_table(repository: Path, tmp_path: Path) -> None:
     photos(tmp_path / "photos")
     assert own(repository, tmp_path) == 0
@@ -292,6 +293,7 @@ def test_an_unfinished_run_needs_resume_and_the_same_settings(
     assert train.main(command) == 0
 
 
+@pytest.mark.slow
 def test_the_papers_protocol_files_the_oracle_apart(repository: Path, tmp_path: Path) -> None:
     photos(tmp_path / "photos")
     assert own(repository, tmp_path, "evaluation.protocol=paper", "training.epochs=3") == 0
@@ -308,6 +310,7 @@ def test_the_papers_protocol_files_the_oracle_apart(repository: Path, tmp_path: 
     assert not (tmp_path / "run/checkpoints/best.pt").exists()
 
 
+@pytest.mark.slow
 def test_queries_search_a_gallery(repository: Path, tmp_path: Path) -> None:
     for split, classes in (("train", 8), ("query", 5), ("gallery", 5)):
         photos(tmp_path / "photos" / split, classes=classes, each=1 if split == "query" else 4)
@@ -322,6 +325,7 @@ def test_queries_search_a_gallery(repository: Path, tmp_path: Path) -> None:
     assert not set(predicted["query_ids"]) & set(predicted["neighbour_ids"].ravel())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("settings", [["training.precision=bf16"], ["loss=pml", "loss.loss=ProxyAnchorLoss", "training.precision=bf16"], ["loss.loss=proxy_anchor", "method.proxy_lr=10"], ["model.train=last:1", "model.layer_decay=0.5", "optimizer=sgd", "schedule=step"]])  # fmt: skip
 def test_other_ways_to_train(repository: Path, tmp_path: Path, settings: list[str]) -> None:
     photos(tmp_path / "photos")

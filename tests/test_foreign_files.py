@@ -258,6 +258,7 @@ def test_frames_that_cannot_be_right(tmp_path: Path, changes: dict[str, Any], mo
     assert not Path("theirs").exists()  # no folder is made where a saved model says so
 
 
+@pytest.mark.slow
 def test_the_budget_looks_before_memory_is_taken() -> None:
     import torch
 

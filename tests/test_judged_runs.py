@@ -87,6 +87,7 @@ def test_a_run_tells_how_sure_its_gain_is(photos: Path, tmp_path: Path, capsys: 
     assert again["counts"]["gallery"] == CLASSES * EACH // 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_still_knows_what_was_before(photos: Path, tmp_path: Path) -> None:
     whole = run(photos, tmp_path / "run", split="photos")
     (tmp_path / "run" / "results.json").unlink()  # killed before the last file

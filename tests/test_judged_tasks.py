@@ -73,6 +73,7 @@ def test_texts_and_videos(features: Path, tmp_path: Path, capsys: pytest.Capture
     assert found["gain"]["queries"] == found["counts"]["texts"]
 
 
+@pytest.mark.slow
 def test_several_modalities(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {"name": "captions", "table": str(features), "root": str(features.parent), "columns": {"caption": None}}
     raw = {
@@ -89,6 +90,7 @@ def test_several_modalities(features: Path, tmp_path: Path, capsys: pytest.Captu
     assert (found["validation"]["held_out"], found["validation"]["classes"]) == ("classes", 2)
 
 
+@pytest.mark.slow
 def test_ratings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(f"u{u}", f"i{i}", 5) for u in range(8) for i in range(12) if (u + i) % 2]
     pd.DataFrame(rows, columns=["user", "item", "rating"]).to_csv(tmp_path / "r.csv", index=False)

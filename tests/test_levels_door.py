@@ -24,6 +24,7 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -61,6 +62,7 @@ def encoder(**settings: object) -> ImageEncoder:
     return ImageEncoder(**{"backbone": "small", "image_size": 32, "dim": 8, "freeze_batch_norm": True, **settings})
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("stage", [None, 0, 3])
 @pytest.mark.parametrize("pooling", ["avg", "avg+max", "gem"])
 @pytest.mark.parametrize("proxies", [False, True])

@@ -80,6 +80,7 @@ def test_a_run_tells_what_every_subset_is_worth(run):
     assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_door_draws_curves_and_shares_its_masks(run, tmp_path, capsys):
     from metrixkit.robustness import main
 

@@ -62,6 +62,7 @@ def test_a_gaussian_pair_has_the_information_that_theory_gives() -> None:
     assert float(donsker_varadhan(ratio(x, y), ratio(x, other))) == pytest.approx(-0.5 * math.log(1 - r * r), abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_mixture_tells_nothing_at_lambda_0_and_more_with_lambda() -> None:
     found = mutual_information(Mixers.named("mixup"), noise(), ["a"] * 60, [0.0, 1.0], steps=40, repeats=2)
     told = found["information"].tolist()
@@ -76,6 +77,7 @@ def test_a_mixture_tells_nothing_at_lambda_0_and_more_with_lambda() -> None:
     assert math.isnan(same["deviation"].iloc[0])
 
 
+@pytest.mark.slow
 def test_a_mixture_never_stands_beside_its_own_partner_as_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     class Recording(information.Statistics):
         def forward(self, mixed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

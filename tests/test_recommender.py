@@ -65,6 +65,7 @@ def test_the_door_trains_and_beats_popularity(ratings, tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_papers_protocol_files_the_test_epochs(ratings, tmp_path):
     from metrixkit.train import main
 

@@ -43,6 +43,7 @@ def told(path):
         return picture.text
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_a_finished_run_gets_its_pictures(tmp_path, manifest, model, distance):
     task = task_of(manifest, distance=distance)
@@ -58,6 +59,7 @@ def test_a_finished_run_gets_its_pictures(tmp_path, manifest, model, distance):
     assert "16 of 16 test items" in told(tmp_path / "map.png")["Description"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("level", "pairs", "stage"),
     [("embed", "positive-negative", None), ("feature", "anchor-negative", None), ("feature", "positive-positive", 1),

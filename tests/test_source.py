@@ -193,6 +193,7 @@ def test_train_on_a_table_embed_evaluate(shop: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("given", [False, True])
 def test_new_photos_of_known_classes_search_what_they_searched_in_training(
     given: bool, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

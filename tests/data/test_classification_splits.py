@@ -34,6 +34,7 @@ def test_cub_and_cars(shared_data: Path) -> None:
         shares_its_classes(reader(str(shared_data), split="classification").read(), classes)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_half_of_cub_and_tiny_imagenet(shared_data: Path) -> None:
     found = CUB(str(shared_data), split="classification", classes="1-50").read()

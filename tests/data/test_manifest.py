@@ -106,6 +106,7 @@ def test_validation_leaves_a_given_one_alone():
     assert with_validation(manifest(), 0.0, seed=0).splits == ["train", "test"]
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.99])
 def test_both_sides_hold_two_classes_with_two_images_however_many_are_single(seed, share):

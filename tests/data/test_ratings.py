@@ -45,6 +45,7 @@ def test_amazon_digital_music(shared_data):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_movielens(shared_data):
     ratings = read_ratings(shared_data / "ml-latest-small" / "ratings.csv")

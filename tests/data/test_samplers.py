@@ -44,6 +44,7 @@ def indices(sampler):
     return [[draw.index for draw in batch] for batch in sampler]
 
 
+@pytest.mark.sample(48)
 @pytest.mark.parametrize(("case", "batch", "m"), CASES)
 @pytest.mark.parametrize("repeat", [False, True])
 def test_m_per_class_covers_all_in_full_batches(case, batch, m, repeat):

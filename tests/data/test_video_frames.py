@@ -263,6 +263,7 @@ def test_cache(tmp_path, video, monkeypatch):
         FrameReader(cache=str(tmp_path / "file"))
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_clips(shared_data):
     """Seventeen of eighteen decode: h264, hevc, av1, vp8, vp9, gif, ten bits, no duration, turned."""

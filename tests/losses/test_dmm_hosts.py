@@ -331,6 +331,7 @@ def test_a_miner_sees_mixtures_against_clean_rows():
 # ------------------------------------------------------------------------------------------------------ gradients
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", [n for n in HOSTS if not n.startswith("pml_")])
 @pytest.mark.parametrize(
     "lam", [pytest.param(0.5, marks=pytest.mark.slow), 0.8, pytest.param(1.0, marks=pytest.mark.slow)]

@@ -62,6 +62,7 @@ def agree(ours, theirs, mine=None, tolerance=1e-6):
     assert seen >= 2
 
 
+@pytest.mark.sample(27)
 @pytest.mark.parametrize(
     ("name", "distance", "reducer"), list(itertools.product(FORMS, (COSINE, LP, SQUARED), (MEAN, SUM, EACH)))
 )

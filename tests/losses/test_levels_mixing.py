@@ -55,6 +55,7 @@ def kinds_of(name):
     return [k for k in PAIR_KINDS if k not in loss.refused and k not in loss.refused_with_one_ratio]
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("head_class", [Plain, Fast])
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n in NAMES for k in kinds_of(n)])
@@ -110,6 +111,7 @@ def gradients(criterion, head, lam=0.3, features=None, kind=None):
     return value.item(), [x.grad, *(p.grad for p in (head.weight, head.bias) if p is not None)]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("pooling", ["avg", "max", "avg+max"])
 @pytest.mark.parametrize("projected", [True, False])
 @pytest.mark.parametrize("per", ["step", "pair"])
@@ -133,6 +135,7 @@ def test_the_fast_way_and_every_chunk_are_the_same(pooling, projected, per):
                 torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("head_class", [Plain, Fast])
 @pytest.mark.parametrize("name", ["contrastive", "multi_similarity", "lifted_structure", "triplet"])
 def test_gradcheck(name, head_class):

@@ -67,6 +67,7 @@ def test_hardest_negatives(kind, hardest):
         )
 
 
+@pytest.mark.sample(14)
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_gradients(name, kind, reduction, monkeypatch):
@@ -81,6 +82,7 @@ def test_gradients(name, kind, reduction, monkeypatch):
             )
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize(("name", "kind", "hardest"), [(n, k, h) for n, k in PAIR_CASES for h in (None, 2)])
 def test_gradients_with_one_ratio_for_each_pair(name, kind, hardest):
     x, lam = rows(6, 3, seed=5).requires_grad_(), torch.rand(6, 6, generator=torch.Generator().manual_seed(2)).double()

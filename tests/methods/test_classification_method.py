@@ -67,6 +67,7 @@ class Spy(ImageMixer):
         return MixedImages(mixed, share if self.told is None else torch.full_like(share, self.told), None)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mixer_trains_the_whole_model(name: str) -> None:
     method = made(LABEL_MIXERS[name](), encoder(), ratio_per="batch")
@@ -84,6 +85,7 @@ def test_every_mixer_trains_the_whole_model(name: str) -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "ratio_per"), [*((name, "batch") for name in NAMES if name != "none"), ("cutmix", "sample")]
 )

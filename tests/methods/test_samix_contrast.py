@@ -78,6 +78,7 @@ LEARNS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["i", "c"])
 @pytest.mark.parametrize("preset", ["samix", "automix"])
 def test_each_side_teaches_its_own(name: str, preset: str) -> None:
@@ -182,6 +183,7 @@ def test_a_step_of_samix_i_written_out(preset: str) -> None:
     torch.testing.assert_close(method.core.tower.queue.rows[:count], F.normalize(z_k, dim=1), **tight)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["i", "c"])
 def test_resumed_is_uninterrupted(name: str) -> None:
     options = {"momentum_end": 1.0, **({"filter_negatives": True} if name == "c" else {"eta_schedule": "linear"})}
@@ -303,6 +305,7 @@ def test_memory_starts_from_clusters() -> None:
     assert float(memory.weights().mean()) == pytest.approx(1.0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_kept_mixer_goes_on_or_stays(tmp_path: Path, groups: int) -> None:
     trained = woken(make("i", preset="official"))

@@ -163,6 +163,7 @@ def test_a_step_written_out(preset: str, eta: float) -> None:
     torch.testing.assert_close(losses["total"], total)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("ratio_per", ["batch", "sample"])
 def test_the_networks_masks_hold_lambda(ratio_per: str) -> None:
     told = woken(make(ratio_per=ratio_per))(batch()).logs()
@@ -204,6 +205,7 @@ def test_lambda_at_its_ends(monkeypatch: pytest.MonkeyPatch, lam: float, preset:
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("preset", SUPERVISED)
 @pytest.mark.parametrize(
     ("count", "shape"), [(1, (16, 16)), (4, (24, 16)), (4, (18, 18)), (3, (17, 22))], ids=["one", "tall", "odd", "both"]
@@ -247,6 +249,7 @@ def test_the_copy_follows_parameters_only() -> None:
     assert {seen[k] for k in seen if "stages.0" in k} == {4}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "options",
     [{}, {"preset": "official", "switch_off": 0.5}, {"preset": "automix"}, {"adjust_probability": 0.5}],
@@ -391,6 +394,7 @@ def test_a_kept_mixer_keeps_its_limit(tmp_path: Path) -> None:
     assert load_mixer(tmp_path).mixer.attention_limit == 2**28
 
 
+@pytest.mark.slow
 def test_bad_input(tmp_path: Path) -> None:
     for options, word in [
         ({"preset": "samic"}, "Did you mean 'samix'"),

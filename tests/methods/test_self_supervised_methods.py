@@ -295,6 +295,7 @@ def test_puzzlemix_without_labels_takes_the_model_free_saliency() -> None:
     assert torch.equal(mixture.lam, wanted.lam)
 
 
+@pytest.mark.slow
 def test_manifoldmix_mixes_the_maps_of_a_drawn_stage() -> None:
     torch.manual_seed(0)
     model = ImageEncoder("small", pooling="avg", dim=None, normalize=False, image_size=16)

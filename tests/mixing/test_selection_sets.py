@@ -111,6 +111,7 @@ def test_a_screen_in_groups_of_columns_is_exact():
     assert torch.equal(near, expected)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("nprobe", [1, 3, 40])
 @pytest.mark.parametrize(("kind", "cells"), [("plain", 40), ("duplicates", 40), ("near ties", 40), ("blurred", 6)])
 def test_cells_hold_all_neighbours_of_the_own_cluster(kind, cells, nprobe):

@@ -35,6 +35,7 @@ def loaded(path: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("library", "suffix"), [("torchvision", ".pth"), ("timm", ".safetensors")])
 def test_the_library_loads_the_file_and_computes_the_same(tmp_path: Path, library: str, suffix: str) -> None:
     encoder = trained(f"{library}/resnet18")
@@ -105,6 +106,7 @@ def test_after_split_batch_norms_a_copy_and_a_small_stem(tmp_path: Path) -> None
     assert torch.equal(again.eval()(images), encoder.eval()(images))
 
 
+@pytest.mark.slow
 def test_a_changed_layer_is_noticed_and_nothing_is_written(tmp_path: Path) -> None:
     encoder = trained("torchvision/resnet18")
     encoder.trunk.model.layer1[0].relu = nn.GELU()  # no tensor tells

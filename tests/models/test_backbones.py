@@ -24,6 +24,7 @@ def run(encoder: ImageEncoder) -> tuple[torch.Tensor, torch.Tensor]:
         return features, encoder.head(features)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("backbone", "size", "card"),
     [
@@ -52,6 +53,7 @@ def test_departures_from_the_card_are_noted() -> None:
     ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("backbone", "size", "shape", "own"),
     [
@@ -74,6 +76,7 @@ def test_maps_and_own_pooling(backbone: str, size: int, shape: tuple[int, ...], 
     assert embedding.shape == (1, own)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "swin_t", "alexnet"])
 def test_torchvision_models_split_where_torchvision_itself_pools(name: str) -> None:
     from torchvision import models
@@ -91,6 +94,7 @@ def test_torchvision_models_split_where_torchvision_itself_pools(name: str) -> N
         torch.testing.assert_close(encoder(x), seen[0])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("backbone", "size", "tokens", "prefix", "card"),
     [
@@ -112,6 +116,7 @@ def test_vit_towers_with_random_weights_at_another_size(
     torch.testing.assert_close(embedding, features[:, prefix:].mean(1))
 
 
+@pytest.mark.slow
 def test_the_class_token_and_the_models_own_pooling() -> None:
     settings = {"dim": None, "normalize": False, "image_size": 32}
     features, embedding = run(ImageEncoder("timm/vit_tiny_patch16_224", pooling="token", **settings))
@@ -123,6 +128,7 @@ def test_the_class_token_and_the_models_own_pooling() -> None:
         ImageEncoder("timm/vit_base_patch16_siglip_224", pooling="token", **settings)
 
 
+@pytest.mark.slow
 def test_a_torchvision_vit_is_built_for_its_size() -> None:
     features, _ = run(ImageEncoder("torchvision/vit_b_32", pooling="token", dim=None, image_size=64))
     assert features.shape == (1, 5, 768)

@@ -93,6 +93,7 @@ def test_gradcheck_of_a_norm_that_is_not_folded() -> None:
     assert torch.autograd.gradcheck(bare, x)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("backbone", "folded"), [("small", 13), ("torchvision/resnet18", 20), ("torchvision/mobilenet_v2", 52)]
 )

@@ -20,6 +20,7 @@ BACKBONES = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("backbone", "settings"), BACKBONES)
 @pytest.mark.parametrize("layer_decay", [1.0, 0.8])
 def test_each_trainable_parameter_is_in_exactly_one_group(
@@ -31,6 +32,7 @@ def test_each_trainable_parameter_is_in_exactly_one_group(
     assert set(grouped) == {id(p) for p in encoder.parameters() if p.requires_grad}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("backbone", "settings"), [*BACKBONES, ("torchvision/densenet121", {"train": "last:2"})])
 def test_every_trainable_parameter_gets_a_gradient(backbone: str, settings: dict[str, object]) -> None:
     encoder = ImageEncoder(backbone, dim=4, **{"image_size": 64, **settings}).eval()
@@ -74,6 +76,7 @@ def test_head_only_leaves_the_head_and_frozen_batch_norm_leaves_the_rest() -> No
     assert not any("bn" in name for name in trained)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("backbone", "count", "last"),
     [

@@ -38,6 +38,7 @@ def last_stage(model: ImageEncoder) -> int:
     return len(model.trunk.stages()) - 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("backbone", "size"), BACKBONES)
 def test_forward_is_head_of_features_after_every_stage(backbone: str, size: int) -> None:
     model = encoder(backbone, size).eval()
@@ -52,6 +53,7 @@ def test_forward_is_head_of_features_after_every_stage(backbone: str, size: int)
             torch.testing.assert_close(again, whole[[2, 0, 1, 0]], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_transformers_tower(tmp_path: object) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPVisionConfig(

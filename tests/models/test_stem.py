@@ -19,6 +19,7 @@ def encoder(backbone: str, **settings: object) -> ImageEncoder:
     return ImageEncoder(backbone, **{"dim": None, "image_size": 32, "stem": "small", **settings})
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("backbone", RESNETS)
 def test_small_stem_keeps_positions(backbone: str) -> None:
     small, usual = encoder(backbone), encoder(backbone, stem="imagenet")
@@ -61,6 +62,7 @@ def test_stem_survives_saving_and_loading(tmp_path: Path) -> None:
     assert torch.equal(again(images), saved(images))
 
 
+@pytest.mark.slow
 def test_weights_from_a_file_fit_the_stem_they_were_trained_with(tmp_path: Path) -> None:
     files = {}
     for stem in ("small", "imagenet"):

@@ -51,6 +51,7 @@ def test_features_and_own_pooling_are_transformers_own(towers: Path, kind: str, 
     assert sorted(grouped) == sorted(id(p) for p in encoder.parameters() if p.requires_grad)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
 def test_other_sizes_stages_and_export(towers: Path, kind: str, tmp_path: Path) -> None:
     pooling = "avg" if kind == "siglip" else "token"

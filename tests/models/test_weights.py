@@ -27,6 +27,7 @@ def load(path: Path, backbone: str = "torchvision/resnet18", **settings: object)
     return ImageEncoder(backbone, weights=str(path), dim=None, image_size=32, **settings)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "form",
     [
@@ -68,6 +69,7 @@ def test_timm_reads_its_own_layout_and_resamples_positions(tmp_path: Path) -> No
     assert torch.equal(encoder.trunk.model.blocks[3].attn.qkv.weight, whole.blocks[3].attn.qkv.weight)
 
 
+@pytest.mark.slow
 def test_a_torchvision_vit_is_resampled_too() -> None:
     trunk = TorchvisionTrunk("vit_b_32", 64, pretrained=False)
     state = trunk.adapt({"encoder.pos_embedding": torch.ones(1, 10, 768), "other": torch.ones(1)})
@@ -104,6 +106,7 @@ def test_a_single_missing_tensor_is_refused(resnet: dict[str, torch.Tensor], tmp
         load(path)
 
 
+@pytest.mark.slow
 def test_own_pooling_wants_the_layers_before_the_classifier(tmp_path: Path) -> None:
     state = models.mobilenet_v3_small(weights=None).state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith("classifier")}, tmp_path / "w.pth")

@@ -54,6 +54,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("training", [True, False])
 def test_frozen_is_frozen_bit_for_bit(items: pd.DataFrame, pictures: Pictures, training: bool) -> None:
     model = encoder().train(training)

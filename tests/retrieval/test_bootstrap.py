@@ -19,6 +19,7 @@ def loop(values, units, summary, seed, samples=4000):
     return np.quantile(drawn, [0.025, 0.975])
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("summary", ["mean", "median"])
 @pytest.mark.parametrize("clustered", [False, True])
 @pytest.mark.parametrize("kind", ["hits", "shares"])

@@ -70,6 +70,7 @@ def difficult(rng, n, dim, kind):
     return rng.normal(size=(n, dim)).astype(np.float32)
 
 
+@pytest.mark.sample(18)
 @pytest.mark.parametrize("kind", ["grid", "near", "normal"])
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -40,6 +40,7 @@ def small(request, monkeypatch):
     monkeypatch.setattr(shortlist, "SCORES", 150)
 
 
+@pytest.mark.sample(21)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("distance", ["cosine", "dot"])
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -100,6 +101,7 @@ def test_utilization_of_each_query(small, precision, device):
     assert utilization(x, x, precision=precision) == pytest.approx(0.0, abs=1e-13)  # an item is its own nearest
 
 
+@pytest.mark.slow
 def test_larger_than_memory(tmp_path, monkeypatch):
     """A map is read in portions: what is held stays far below the float64 rows, and below the scores."""
     monkeypatch.setattr("metrixkit.retrieval.exact.screen.KEPT", 0)

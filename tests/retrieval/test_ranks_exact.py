@@ -73,6 +73,7 @@ def check(seed, ways):
     return True
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_difficult_cases_are_the_naive_loop(small_tiles, precision, kernels):

@@ -223,6 +223,7 @@ def run(root: Path, folder: Path, *overrides: str, resume: bool = False) -> dict
         return train(configs.resolve(raw), folder, resume)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_evaluation_again(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(photos / "shared", tmp_path / "run", "evaluation.validation=0.2")
     metrics = result["metrics"]

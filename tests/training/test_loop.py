@@ -132,6 +132,7 @@ def test_the_toy_fulfils_the_seam() -> None:
     assert isinstance(Toy(), Method)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 @pytest.mark.parametrize("killed_at", [1, 4, 5, 6, 7, 11, 14])
 def test_resumed_equals_uninterrupted(tmp_path: Path, killed_at: int, accumulate: int) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError
 from metrixkit.losses.matched import Takes, check_margin, check_sides, common_precision, margin_of
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import no_autocast
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 
 def _triples(user: Tensor, positive: Tensor, negatives: Tensor) -> list[Tensor]:
@@ -67,7 +67,7 @@ def cml_min_triplet(
         distance = torch.linalg.vector_norm(u[:, None] - n, dim=2)
         demanded, far = near + _margins(margin, u), distance.amin(1)
         hinge = (demanded[:, None] - far if official else demanded - far).clamp(min=0)
-        return hinge.mean() + spoilt(near, distance)
+        return hinge.mean() + zero_or_nan(near, distance)
 
 
 def cml_sum_triplet(user: Tensor, positive: Tensor, negatives: Tensor, margin: float | Tensor = 1.5) -> Tensor:
@@ -91,7 +91,7 @@ def cml_sum_triplet(user: Tensor, positive: Tensor, negatives: Tensor, margin: f
     with no_autocast(u):
         near = (u - p).square().sum(1)
         far = (u[:, None] - n).square().sum(2)
-        return ((near + _margins(margin, u))[:, None] - far).clamp(min=0).mean() + spoilt(near, far)
+        return ((near + _margins(margin, u))[:, None] - far).clamp(min=0).mean() + zero_or_nan(near, far)
 
 
 def bpr(user: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def bpr(user: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
     u, p, n = _triples(user, positive, negatives)
     with no_autocast(u):
         gain = (u * p).sum(1)[:, None] - (u[:, None] * n).sum(2)
-        return -F.logsigmoid(gain).mean() + spoilt(gain)
+        return -F.logsigmoid(gain).mean() + zero_or_nan(gain)
 
 
 class CMLMinTriplet(nn.Module):

@@ -56,7 +56,7 @@ class EmbeddedMixtures:
             mixtures = Mixtures(plan, ratio, share, weight_pos, weight_neg, self.columns_of_first)
             cosines = self.cosines() if self.cosines is not None else None
             mixed = mixture_loss(self.loss.form, self.to_first, similarity, cosines, mixtures)
-            return mixed + self.relations.spoilt()
+            return mixed + self.relations.zero_or_nan()
 
 
 def embedded_mixtures(

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.losses.checks import check_known
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.two_hot import share_rows, target_rows, two_hot_cross_entropy
 from metrixkit.losses.unit import full_precision, no_autocast
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 EtaMode = Literal["softmax_split", "sigmoid_neg", "official", "decoupled"]
 _MODES: tuple[str, ...] = get_args(EtaMode)
@@ -69,11 +69,13 @@ def eta_loss(
         share = share_rows(lam, len(logits), logits)
         if mode == "softmax_split":
             local, beyond = split_cross_entropy(logits, a, b, share, 1 - share)
-            return (local + eta * beyond).mean() + spoilt(logits)
+            return (local + eta * beyond).mean() + zero_or_nan(logits)
         if mode == "sigmoid_neg":
             return _sigmoid(logits, a, b, share, eta).sum(1).mean()
         plain = two_hot_cross_entropy(logits, a, b, share)
-        return (plain if mode == "official" else plain + eta * _decoupled(logits, a, b, share)).mean() + spoilt(logits)
+        return (plain if mode == "official" else plain + eta * _decoupled(logits, a, b, share)).mean() + zero_or_nan(
+            logits
+        )
 
 
 def check_eta(eta: float) -> float:

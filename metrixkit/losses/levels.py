@@ -74,7 +74,7 @@ class EncodedMixtures:
             )
         mixtures = unique_mixtures(self.plan)
         if not len(mixtures):
-            return self.anchors[:0].sum() + self.relations.spoilt()
+            return self.anchors[:0].sum() + self.relations.zero_or_nan()
         lam = ratio[mixtures.first, mixtures.second] if isinstance(ratio, Tensor) else ratio
         first_weight = 1 - lam if self.plan.flipped else lam
         features, elements = self.features, mixtures
@@ -92,7 +92,7 @@ class EncodedMixtures:
             weight_pos, weight_neg = self.loss.batch_weights(self.relations, counts > 0)
             share = 1 / counts.clamp(min=1).to(s.dtype) if self.average else torch.ones_like(weight_pos)
             mixed = flat_sum(self.loss.form, s, mixtures.anchor, label, share, weight_pos, weight_neg)
-            return mixed + self.relations.spoilt()
+            return mixed + self.relations.zero_or_nan()
 
 
 def check_features(features: Tensor | None, head: Head | None, level: str) -> tuple[Tensor, Head]:

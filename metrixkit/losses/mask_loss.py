@@ -8,9 +8,9 @@ from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.losses.checks import check_known
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.two_hot import share_rows
 from metrixkit.losses.unit import full_precision, no_autocast
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 MaskLossKind = Literal["l1+variance", "l1", "l2+variance", "sparsity"]
 _KINDS: tuple[str, ...] = get_args(MaskLossKind)
@@ -75,7 +75,7 @@ def mask_loss(
             rows, share = rows.reshape(1, -1), share[:1]
         if kind == "sparsity":
             grey = (rows * (1 - rows)).mean(1)
-            return (grey - margin).clamp(min=0).mean() + spoilt(grey)
+            return (grey - margin).clamp(min=0).mean() + zero_or_nan(grey)
         distance = rows.mean(1) - share
         far = distance.square() - margin**2 if kind == "l2+variance" else distance.abs() - margin
         far = far.clamp(min=0)

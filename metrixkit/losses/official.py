@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from metrixkit.errors import InputError, did_you_mean
 from metrixkit.losses.relations import pair_masks
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import check_batch, full_precision, no_autocast, unit_rows
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 _KINDS = ("positive-negative", "anchor-negative")
 
@@ -50,7 +50,7 @@ class OfficialContrastive(nn.Module):
             a, p = positive.nonzero(as_tuple=True)
             b, n = negative.nonzero(as_tuple=True)
             near, far = _length(rows[a] - rows[p]), _length(rows[b] - rows[n])
-            return _mean_of_nonzero(near) + _mean_of_nonzero((self.margin - far).clamp(min=0)) + spoilt(rows)
+            return _mean_of_nonzero(near) + _mean_of_nonzero((self.margin - far).clamp(min=0)) + zero_or_nan(rows)
 
     def mixed_loss(self, embeddings: Tensor, labels: Tensor, lam: float, pairs: str = "positive-negative") -> Tensor:
         """Return the mixed term, unweighted (the release multiplies by 0.4, and by 0.3 for anchor-negative).
@@ -80,4 +80,4 @@ class OfficialContrastive(nn.Module):
             near = (distance * times).sum() / (times * (distance > 0)).sum().clamp(min=1)
             gap = (self.margin - distance).clamp(min=0)
             far = (gap * times).sum() / (times * (gap > 0)).sum().clamp(min=1)
-            return lam * near + (1 - lam) * far + spoilt(rows)
+            return lam * near + (1 - lam) * far + zero_or_nan(rows)

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from metrixkit.errors import InputError, did_you_mean
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import check_batch, full_precision, no_autocast
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 
 class PML(nn.Module):
@@ -76,7 +76,7 @@ class PML(nn.Module):
             mined = None if self.miner is None else self.miner(rows, labels)
             value: Tensor = self.loss(rows, labels, mined)
             # That package leaves terms out by comparisons, which NaN never passes.
-            return value + spoilt(rows, *self.loss.parameters())
+            return value + zero_or_nan(rows, *self.loss.parameters())
 
 
 def build_pml(module: Any, name: str, arguments: dict[str, Any], given: dict[str, int], kind: str) -> nn.Module:

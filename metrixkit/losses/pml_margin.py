@@ -14,8 +14,8 @@ from torch import Tensor
 
 from metrixkit.errors import InputError
 from metrixkit.losses.pml import PML
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import full_precision, no_autocast
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 _Rule = Literal["gap", "bound"]
 _MARGINS: dict[str, tuple[str, _Rule]] = {
@@ -107,4 +107,4 @@ def asked_again(pml: PML, mixed: Tensor, share: float | Tensor, embeddings: Tens
         others = {} if weight is not None else {"ref_emb": clean, "ref_labels": labels}
         mined = None if pml.miner is None else pml.miner(rows, labels, **others)
         value: Tensor = loss(rows, labels, mined, **others)
-        return value + spoilt(rows, clean, *loss.parameters())
+        return value + zero_or_nan(rows, clean, *loss.parameters())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metrixkit.losses.spoilt import spoilt
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Relations:
     itself: bool
     anchor_cosines: Callable[[], Tensor]
 
-    def spoilt(self) -> Tensor:
-        """Return 0, or NaN where a row is not finite: for sums over some of the rows; see :mod:`.spoilt`."""
+    def zero_or_nan(self) -> Tensor:
+        """Return 0, or NaN where a row is not finite: for sums over some of the rows; see :mod:`.zero_or_nan`."""
         # All similarities of such a row are NaN, so that one column shows the anchors and one row the candidates.
-        return spoilt(self.similarity[:1], self.similarity[:, :1])
+        return zero_or_nan(self.similarity[:1], self.similarity[:, :1])
 
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from metrixkit.errors import InputError
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.two_hot import two_hot_cross_entropy
 from metrixkit.losses.unit import full_precision, no_autocast
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 
 def mixed_cross_entropy(
@@ -34,7 +34,7 @@ def mixed_cross_entropy(
     Source: Zhang et al. (mixup, ICLR 2018), whose two labels are mixed as their images are.
     """
     smoothing = check_smoothing(smoothing)
-    loss = two_hot_cross_entropy(logits, first, second, lam) + spoilt(logits)
+    loss = two_hot_cross_entropy(logits, first, second, lam) + zero_or_nan(logits)
     if smoothing == 0:
         return loss.mean()
     with no_autocast(logits):

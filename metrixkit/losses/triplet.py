@@ -70,7 +70,7 @@ class Triplet(PairLoss):
         with no_autocast(relations.similarity):
             each = self.from_similarity(relations.similarity, relations.positive, relations.negative)
             valid = relations.positive.any(1) & relations.negative.any(1)
-            return torch.dot(each, mean_weights(valid, each.dtype)) + relations.spoilt()
+            return torch.dot(each, mean_weights(valid, each.dtype)) + relations.zero_or_nan()
 
     def from_similarity(self, s: Tensor, w_pos: Tensor, w_neg: Tensor) -> Tensor:
         """Return (A,) weighted means of [margin - s_p + s_n]_+ with weights w_pos(p) w_neg(n); see the base class.

@@ -7,8 +7,8 @@ from loss_catalogue import metrix, on_labels, pair_losses, proxy_losses
 
 from metrixkit import losses
 from metrixkit.errors import InputError
-from metrixkit.losses.spoilt import spoilt
 from metrixkit.losses.unit import unit_and_inverse
+from metrixkit.losses.zero_or_nan import zero_or_nan
 
 CASES = [*on_labels(), *metrix(), *contrasts()]
 IDS = [case.name for case in CASES]
@@ -82,9 +82,9 @@ def test_a_row_without_a_finite_length_is_nan_as_a_whole(value):
 
 def test_spoilt_is_zero_for_anything_finite():
     finite = [torch.full((300,), 6e4, dtype=torch.float16), torch.full((3, 3), -3e38), torch.zeros(0, 4)]
-    assert [float(spoilt(t)) for t in finite] == [0, 0, 0]
+    assert [float(zero_or_nan(t)) for t in finite] == [0, 0, 0]
     for value in BAD:
-        assert bool(spoilt(torch.zeros(3), torch.tensor([1.0, value])).isnan())
+        assert bool(zero_or_nan(torch.zeros(3), torch.tensor([1.0, value])).isnan())
 
 
 def test_a_batch_without_pairs_hides_nothing():

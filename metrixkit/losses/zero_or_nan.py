@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def spoilt(*tensors: Tensor) -> Tensor:
+def zero_or_nan(*tensors: Tensor) -> Tensor:
     """Return a scalar to be added to a loss: 0, or NaN where a number of the tensors is NaN or infinite.
 
     Without gradient, so that those of finite input stay what they are to the last bit, and without a look at values:

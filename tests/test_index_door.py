@@ -644,3 +644,23 @@ def test_a_run_is_searched_through_faiss_and_for_duplicates(
     splits = set(pd.read_csv(tmp_path / "d.csv")["split_a"])
     assert "train" in splits
     assert "nearest all bear another label" in said
+
+
+@pytest.mark.parametrize("words", [("search", "{ix}", "{photo}"), ("duplicates", *["--embeddings", "{e}", "--table", "{t}"]), ("tune", "{ix}")])  # fmt: skip
+def test_where_results_go_is_looked_at_before_the_work(
+    words: tuple[str, ...], door: Door, built: Path, embedded: Path, photos: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for module, name in (("search", "search"), ("duplicates", "duplicate_pairs"), ("tune", "tune")):
+        monkeypatch.setattr(f"metrixkit.indexing.{module}.{name}", lambda *_, **__: pytest.fail("it worked"))
+    places = {
+        "ix": built,
+        "photo": photos / "class3/1.png",
+        "e": embedded / "embeddings.npy",
+        "t": embedded / "table.csv",
+    }
+    (tmp_path / "there").write_text("a file")
+    said = door(*(word.format(**places) for word in words), "--out", tmp_path / "there/out.csv", status=2)
+    assert "--out" in said
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "a named pipe" in door(*(word.format(**places) for word in words), "--out", tmp_path / "pipe.csv", status=2)

@@ -14,7 +14,7 @@ from metrixkit import saved_runs
 from metrixkit.data.loader import default_workers
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
-from metrixkit.files import write_text
+from metrixkit.files import check_file, write_text
 from metrixkit.indexing.inputs import Given
 from metrixkit.inference import default_device, embed_items
 from metrixkit.retrieval import doubtful_labels, near_duplicates
@@ -174,10 +174,20 @@ def write_tables(found: Duplicates, doubtful: pd.DataFrame, out: str | Path) -> 
     Raises:
         InputError: `out` does not end in .csv, or cannot be written.
     """
+    path, groups, labels = table_files(out)
+    for table, target in ((found.pairs, path), (found.groups, groups), (doubtful, labels)):
+        write_text(target, csv_text(table), "--out")
+    return path, groups, labels
+
+
+def table_files(out: str | Path) -> tuple[Path, Path, Path]:
+    """Return where the pairs, the groups and the doubtful labels are written, after a look whether they can be.
+
+    Raises:
+        InputError: `out` does not end in .csv, or one of them cannot be written.
+    """
     path = Path(out)
     if path.suffix.lower() != ".csv":
         raise InputError(f"--out {out}: expected a name that ends in .csv.")
     groups, labels = (path.with_name(f"{path.stem}-{what}.csv") for what in ("groups", "labels"))
-    for table, target in ((found.pairs, path), (found.groups, groups), (doubtful, labels)):
-        write_text(target, csv_text(table), "--out")
-    return path, groups, labels
+    return check_file(path, "--out"), check_file(groups, "--out"), check_file(labels, "--out")

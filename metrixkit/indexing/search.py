@@ -15,7 +15,7 @@ from metrixkit.data.decode import decode
 from metrixkit.data.frame_times import parse_segment
 from metrixkit.data.frames import VIDEO_SUFFIXES, read_frames
 from metrixkit.errors import InputError
-from metrixkit.files import write_text
+from metrixkit.files import check_file, write_text
 from metrixkit.indexing.inputs import Given, refuse_other_model
 from metrixkit.indexing.items import read_items
 from metrixkit.report.search_panel import Answer, search_panel
@@ -128,8 +128,8 @@ def as_text(answers: Sequence[Answer]) -> str:
     )
 
 
-def write_answers(answers: Sequence[Answer], out: str | Path) -> Path:
-    """Write ``.csv`` or ``.json``, whole or not at all.
+def answers_file(out: str | Path) -> Path:
+    """Return where results are written, after a look whether they can be.
 
     Raises:
         InputError: Another suffix, or a place that cannot be written.
@@ -137,6 +137,16 @@ def write_answers(answers: Sequence[Answer], out: str | Path) -> Path:
     path = Path(out)
     if path.suffix.lower() not in (".csv", ".json"):
         raise InputError(f"--out {out}: results are written as .csv or .json.")
+    return check_file(path, "--out")
+
+
+def write_answers(answers: Sequence[Answer], out: str | Path) -> Path:
+    """Write ``.csv`` or ``.json``, whole or not at all.
+
+    Raises:
+        InputError: Another suffix, or a place that cannot be written.
+    """
+    path = answers_file(out)
     text = as_json(answers) + "\n" if path.suffix.lower() == ".json" else csv_text(as_table(answers))
     return write_text(path, text, "--out")
 

@@ -11,6 +11,7 @@ from metrixkit.data.tables import read_names
 from metrixkit.embedding.images import kind_of_model, load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
+from metrixkit.files import check_file, check_folder
 from metrixkit.indexing import build as builds
 from metrixkit.indexing import duplicates as copies
 from metrixkit.indexing import search as searches
@@ -73,6 +74,11 @@ def remove(options: argparse.Namespace) -> list[str]:
 
 def search(options: argparse.Namespace) -> list[str]:
     """Search, and tell, write and draw the results."""
+    # Where results go is looked at before the work, here and below, and not after it.
+    if options.out:
+        searches.answers_file(options.out)
+    if options.panel:
+        check_file(options.panel, "--panel")
     index = RetrievalIndex.load(options.folder)
     if options.radius is not None and options.threshold is not None:
         raise InputError("give either --radius or --threshold: both say which results are near enough.")
@@ -148,6 +154,8 @@ def tune(options: argparse.Namespace) -> list[str]:
         if not options.folder:
             raise InputError("--set belongs to an index: metrixkit index tune DIR --set nprobe=16.")
         return [f"{options.folder}: {builds.set_parameters(options.folder, options.set)}"]
+    if options.out:
+        check_folder(options.out, "--out")
     own: list[str] = []
     if options.embeddings:
         if options.folder:
@@ -179,6 +187,8 @@ def tune(options: argparse.Namespace) -> list[str]:
 
 def duplicates(options: argparse.Namespace) -> list[str]:
     """Find near-duplicates and doubtful labels."""
+    if options.out:
+        copies.table_files(options.out)
     if options.embeddings or options.table:
         given = from_files(options.embeddings, options.table, options.label, separator=options.separator)
     elif options.run:

@@ -20,6 +20,7 @@ from metrixkit.errors import InputError
 from metrixkit.families import allow_code, names_in
 from metrixkit.foreign import read_yaml
 from metrixkit.train import run_name
+from metrixkit.training.lock import is_taken
 from metrixkit.training.run import RunFolder, differences
 
 NEW, UNFINISHED, FINISHED, OTHER = "new", "unfinished", "finished", "other settings"
@@ -222,7 +223,8 @@ def execute(
         command: The command of a run, given whether it continues.
 
     Returns:
-        0 where all are finished, 1 where some failed, 128 + the signal's number where the sweep was stopped.
+        0 where all are finished or under way in another process, 1 where some failed, 128 + the signal's number where
+        the sweep was stopped.
 
     Raises:
         InputError: Started by torchrun, or a folder holds a run with other settings (before anything starts).
@@ -237,7 +239,7 @@ def execute(
                 "the sweep elsewhere with --run FOLDER."
             )
     failed: list[str] = []
-    skipped = 0
+    skipped = elsewhere = 0
     with Stop() as stop:
         for number, run in chosen:
             if stop.number is not None:
@@ -249,13 +251,17 @@ def execute(
                 continue
             say(f"[{number}] {'continuing' if word == UNFINISHED else 'starting'} ({total} in all): {run.folder}")
             status = stop.run(command(run, word == UNFINISHED))
-            if status and stop.number is None:
+            if status and stop.number is None and is_taken(run.folder):
+                elsewhere += 1
+                say(f"[{number}] left to the other training that is writing there: {run.folder}")
+            elif status and stop.number is None:
                 failed.append(f"[{number}] {_reason(status)}: {run.folder}")
     if stop.number is not None:
         say(f"sweep stopped by {signal.Signals(stop.number).name}; the same command continues it")
         return 128 + stop.number
-    done = len(chosen) - skipped - len(failed)
-    say(f"sweep: {done} done, {skipped} finished before, {len(failed)} failed")
+    done = len(chosen) - skipped - elsewhere - len(failed)
+    others = f", {elsewhere} left to other processes" if elsewhere else ""
+    say(f"sweep: {done} done, {skipped} finished before, {len(failed)} failed{others}")
     for line in failed:
         say(f"  {line}")
     return 1 if failed else 0

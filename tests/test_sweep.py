@@ -169,6 +169,27 @@ def test_a_failing_run_does_not_stop_the_others(glyphs: Path, tmp_path: Path) ->
     assert [(run.folder / "results.json").read_text() for run in runs] == ["kept", "0", "1", "0"]
 
 
+def test_a_run_under_way_elsewhere_is_left_to_it(glyphs: Path, tmp_path: Path) -> None:
+    runs = sweep.plan(glyphs, [], ["seed=0,1"], tmp_path)
+    runs[0].folder.mkdir()
+    # Another process, for the locks of one process do not keep it out itself.
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import sys, pathlib; from metrixkit.training.lock import FolderLock; "
+         "lock = FolderLock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()", runs[0].folder],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert other.stdout.readline() == b"held\n"  # type: ignore[union-attr]
+        said: list[str] = []
+        code = START + "if seed == '0': sys.exit(2)\n" + FINISH
+        assert sweep.execute(sweep.choose(runs, None), 2, said.append, worker(code)) == 0
+        assert "[0] left to the other training" in "\n".join(said)
+        assert said[-1] == "sweep: 1 done, 0 finished before, 0 failed, 1 left to other processes"
+    finally:
+        other.communicate()
+    assert sweep.execute(sweep.choose(runs, None), 2, said.append, worker(code)) == 1  # nobody holds it any more
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(

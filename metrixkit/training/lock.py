@@ -69,5 +69,16 @@ class FolderLock:
             self._file = None
 
 
+def is_taken(folder: Path) -> bool:
+    """Return whether another process holds the lock of a folder at this moment."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        FolderLock(folder).release()
+    except InputError:
+        return True
+    return False
+
+
 def _made(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)

@@ -27,7 +27,7 @@ def csv_text(table: pd.DataFrame) -> str:
     shown = table.rename(columns=cell)
     texts = [column for column, kind in enumerate(shown.dtypes) if kind.kind not in "biufc"]
     for column in texts:
-        shown.isetitem(column, shown.iloc[:, column].map(cell))
+        shown.isetitem(column, [cell(value) for value in shown.iloc[:, column]])
     return str(shown.to_csv(index=False))
 
 

@@ -170,10 +170,7 @@ class FromTask:
         return file_under(self.protocol, history, self.headline) if own is None else own(history, last)
 
 
-NOTHING_JUDGED = (
-    "there is no test split: everything is trained on, and nothing will be judged; no number of this run says how good "
-    "its model is"
-)
+NOTHING_JUDGED = "there is no test split, so nothing will be judged: no number of this run says how good its model is"
 
 
 def selection_line(validation: Mapping[str, Any], protocol: str, asked: float, judges: bool) -> str:

@@ -29,19 +29,27 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     A last line cut short by a kill is left out.
 
     Raises:
-        InputError: The file is absent, or a line before the last is not JSON.
+        InputError: The file is absent, or a line before the last is not JSON, or a line holds no names and numbers.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); it is written while training.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is damaged: no text in UTF-8 ({error}). Delete it; the curves are then left out."
+        ) from error
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise InputError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+            continue
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: line {number} holds {type(entry).__name__}; expected names and numbers.")
+        entries.append(entry)
     return entries
 
 

@@ -32,6 +32,28 @@ def nearest(engine: Engine, queries: np.ndarray, k: int, chosen: np.ndarray) -> 
     return scores, found
 
 
+def scored_again(engine: Engine, queries: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest of each query among its own candidates.
+
+    Args:
+        engine: Whose vectors these are.
+        queries: (Q, d) float32.
+        found: (Q, m) positions, -1 where there is none.
+        k: How many, at most m.
+
+    Returns:
+        scores (Q, k) float32, positions (Q, k), as :meth:`Engine.search` does.
+    """
+    there = found >= 0
+    positions = np.unique(found[there])
+    scores = np.full(found.shape, -np.inf)
+    if len(positions):
+        rows, at = engine.reconstruct(positions), np.searchsorted(positions, found[there])
+        scores[there] = _precise(queries, rows, np.nonzero(there)[0], at, engine.metric == "euclidean")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, axis=1).astype(np.float32), np.take_along_axis(found, order, axis=1)
+
+
 def within(
     engine: Engine, queries: np.ndarray, least: float, chosen: np.ndarray, most: int = MOST_RESULTS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

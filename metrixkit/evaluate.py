@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--table", metavar="T.csv", help="N rows: label, and optionally id and split")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="the table's label column (default label)")
     parser.add_argument("--separator", metavar="CHARACTER", help="between cells of text tables; default found out")
-    parser.add_argument("--split", help="the split to evaluate; default the test split (or query against gallery)")
+    parser.add_argument("--split", help="the split to evaluate, or all; default test (or query against gallery)")
     parser.add_argument("--group-by", metavar="COLUMN", help="rank the groups of this column (products), not photos")
     parser.add_argument(
         "--verify", action="store_true", help="also tell how well a threshold decides: ROC, equal error rate, unknowns"

@@ -176,7 +176,7 @@ def conclude(results: Mapping[str, Any], select_by: str, run_log: RunLog) -> Non
     run_log.say(f"\ntest split, {epoch}:\n" + format_table(results["metrics"]))
     said = f"{select_by}: {format_value(select_by, before)} before training, {format_value(select_by, after)} after"
     if after == before:
-        run_log.say(f"{said}: training changed nothing")
+        run_log.say(f"{said}: training gained nothing{how_sure(results)}")
         return
     units = " points" if is_share(select_by) else ""
     verdict = f"training {'gained' if after > before else 'LOST'} {format_change(select_by, after - before)}{units}"

@@ -111,11 +111,14 @@ def test_training_on_everything_judges_nothing(
     assert compare.main([str(tmp_path / "run")]) == 2
     assert "nothing was judged" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "run")]) == 2
-    assert "--split train" in capsys.readouterr().err
+    assert "--split all" in capsys.readouterr().err
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*", UserWarning)
-        assert evaluate.main([str(tmp_path / "run"), "--split", "train", f"data.root={photos}"]) == 0
+        out = tmp_path / "all.json"
+        assert evaluate.main([str(tmp_path / "run"), "--split", "all", f"data.root={photos}", "--out", str(out)]) == 0
     assert "recall@1" in capsys.readouterr().out
+    # All items, also those that training held out to select its epoch.
+    assert json.loads(out.read_text())["counts"]["queries"] == len(list(photos.rglob("*.png")))
 
 
 def test_without_validation_the_last_epoch_is_kept_and_it_is_said(

@@ -28,6 +28,7 @@ from metrixkit.judging.pairs import pair_model
 from metrixkit.judging.probes import Probes, plan, probed, settle
 from metrixkit.judging.through_index import one_by_one
 from metrixkit.retrieval import Evaluation
+from metrixkit.source import ALL
 from metrixkit.tasks import Embedded, Retrieval, judge
 from metrixkit.tasks.self_supervised import hold_out
 from metrixkit.training.run import command, versions
@@ -48,7 +49,8 @@ def model(
 
     Args:
         where: A run folder, an exported model's folder, or a hub name.
-        split: Split of the data set; None for the test split.
+        split: Split of the data set, or "all" for all its items, each searched among the others; None for the test
+            split.
         overrides: ``key=value``; for a run they change its own settings, else they must name the data.
         extras: What to add; of a model of texts and videos only `group_by`.
         compat: "clip4clip" for a model of texts and videos, or None.
@@ -99,6 +101,12 @@ def _model(
     manifest = read_data(config)
     if classified is not None:
         manifest = hold_out(manifest, classified, config["seed"])
+    if split is not None and split.strip().lower() == ALL:
+        split = "test"
+        items = manifest.items.assign(split=split)
+        manifest = replace(
+            manifest, items=items, split_name=f"{manifest.split_name}-all-items", expected={}, searches={}
+        )
     extras.check_columns(manifest.items.columns)
     loader = configs.settings(config, "loader")
     task = Retrieval(
@@ -117,8 +125,8 @@ def _model(
     if split not in manifest.splits:
         raise InputError(
             f"data set {manifest.name!r} has no split {split!r} to evaluate; it has {', '.join(manifest.splits)}. Name "
-            "one of these by --split (--split train: all items that are there, each searched among the others), or "
-            "other data by data.root=FOLDER."
+            "one of these by --split (--split all: all items that are there, each searched among the others), or other "
+            "data by data.root=FOLDER."
         )
     asked = plan(probes, changes, task, split, config["seed"])
     queries = task.embed(embedder.encoder, split)

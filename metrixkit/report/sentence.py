@@ -157,7 +157,7 @@ def nothing_judged(results: Mapping[str, Any]) -> str:
         )
     return (
         "nothing was judged. There is no test split, so no number here says how good this model is. Evaluate it on "
-        "pictures that it was not trained on: metrixkit evaluate RUN data.root=FOLDER." + by
+        "pictures that it was not trained on: metrixkit evaluate RUN data.root=FOLDER --split all." + by
     )
 
 
@@ -178,7 +178,7 @@ def verdict(results: Mapping[str, Any]) -> tuple[str, bool] | None:
     if change < 0:
         return f"Training lost: {name} fell from {was} before the first step to {value} ({how}){sure}.", False
     if change == 0:
-        return f"Training changed nothing: {name} is {value}, as before the first step.", False
+        return f"Training gained nothing: {name} is {value}, as before the first step{sure}.", False
     return f"{name} rose from {was} before training to {value} ({how}){sure}.", not sure.endswith("chance")
 
 

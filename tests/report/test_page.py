@@ -96,7 +96,7 @@ def test_page_says_plainly_who_won(tmp_path):
         "Training lost: recall@1 fell from 60.9 % before the first step to 54.0 %" in Page(write(tmp_path, lost)).text
     )
     same = RESULTS | {"metrics": {"recall@1": 0.609}}
-    assert "Training changed nothing" in Page(write(tmp_path, same)).text
+    assert "Training gained nothing" in Page(write(tmp_path, same)).text
     alone = {"metrics": {"recall@1": 0.5}}
     assert "recall@1: 50.0 %." in Page(write(tmp_path, alone)).text
 

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -178,6 +178,39 @@ def file_target(path: str | os.PathLike[str], option: str = "") -> Path:
     if not os.access(named, os.W_OK):
         raise InputError(f"{_named(option)}{path} is write-protected; name another file, or allow writing to it.")
     return Path(os.path.realpath(named))
+
+
+def refuse_special(path: str | os.PathLike[str]) -> None:
+    """Raise InputError for a pipe, a socket or a device, before it is opened: reading one may wait for ever."""
+    try:
+        kind = _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (OSError, ValueError):
+        return
+    if kind is not None:
+        raise InputError(f"{path} is {kind}; expected an ordinary file.")
+
+
+def refuse_leading_out(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse a folder in which a file to be written is none of its own: a link that leads out of it, a pipe, a device.
+
+    Such links come with folders that somebody else packed, and writing would change what they point to.
+
+    Args:
+        folder: The folder, which itself may be a link.
+        files: Places in it; those where nothing stands are fine.
+
+    Raises:
+        InputError: The message names the file and what it points to.
+    """
+    home = os.path.realpath(folder)
+    for path in files:
+        refuse_special(path)
+        target = os.path.realpath(path)
+        if path.is_symlink() and os.path.commonpath([home, target]) != home:
+            raise InputError(
+                f"{path} is a link to {target}, outside of {folder}, and writing would change that file. Put a copy in "
+                "the place of the link, or remove it."
+            )
 
 
 def cannot_write(path: str | os.PathLike[str], error: Exception, option: str = "") -> InputError:

@@ -7,9 +7,11 @@ elsewhere (``${oc.env:HOME}`` is a text), and no file of a kilobyte unfolds into
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from metrixkit.errors import InputError
@@ -17,6 +19,7 @@ from metrixkit.errors import InputError
 MOST_BYTES = 64 * 2**20
 MOST_YAML_BYTES = 2**20
 MOST_VALUES = 100_000
+MOST_UNFOLDED, MOST_FOLD = 2**29, 200  # bytes that any archive may unfold into, and how many times its own size
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -75,6 +78,27 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text ({error}).") from error
+
+
+def read_arrays(path: str | Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Return those plain arrays of an ``.npz`` archive whose name is wanted.
+
+    Raises:
+        InputError: It is no regular file, or a few bytes of it unfold into very many.
+        FileNotFoundError: It is absent. Whatever else numpy raises on a damaged file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no regular file.")
+    # Opened here: numpy leaves a file open that turns out to be no archive.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is no archive of arrays")
+        names = [name for name in archive.files if wanted(name)]
+        unfolded = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in names)
+        if unfolded > max(MOST_UNFOLDED, MOST_FOLD * path.stat().st_size):
+            raise InputError(f"{path} unfolds into {unfolded:,} bytes, far more than arrays of its size do.")
+        return {name: archive[name] for name in names}
 
 
 def _mapping(content: Any, path: str | Path) -> dict[str, Any]:

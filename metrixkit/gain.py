@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from metrixkit.errors import InputError
 from metrixkit.files import replacing
+from metrixkit.foreign import read_arrays
 from metrixkit.retrieval.bootstrap import percentile_interval
 
 BEFORE = "before.npz"
@@ -68,12 +70,13 @@ def load_per_query(path: str | os.PathLike[str]) -> PerQuery:
         InputError: The file is absent, or no such file.
     """
     try:
-        # Opened here: numpy leaves a file open that turns out to be no archive.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return PerQuery(str(file["metric"]), file["ids"], file["classes"], file["values"].astype(np.float64))
+        file = read_arrays(path, ("metric", "ids", "classes", "values").__contains__)
+        return PerQuery(str(file["metric"]), file["ids"], file["classes"], file["values"].astype(np.float64))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, MemoryError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
 
 

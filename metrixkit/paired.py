@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from metrixkit.errors import InputError
+from metrixkit.foreign import read_arrays
 from metrixkit.retrieval.bootstrap import resampled_means
 from metrixkit.retrieval.predicted import CLASS_RANK
 
@@ -69,12 +70,14 @@ def read_answers(path: Path) -> Answers:
         InputError: The file is absent or no such file.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            ids, ranks = file["query_ids"], file["rank_of_first"]
-            classes = {name.removeprefix(CLASS_RANK): file[name] for name in file.files if name.startswith(CLASS_RANK)}
+        found = read_arrays(path, lambda name: name in ("query_ids", "rank_of_first") or name.startswith(CLASS_RANK))
+        ids, ranks = found.pop("query_ids"), found.pop("rank_of_first")
+        classes = {name.removeprefix(CLASS_RANK): places for name, places in found.items()}
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, MemoryError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as predictions ({error})") from error
     numbers = all(array.shape == ids.shape and array.dtype.kind in "biuf" for array in (ranks, *classes.values()))
     if ids.ndim != 1 or not numbers:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from metrixkit.data.tables import read_table
 from metrixkit.errors import InputError
-from metrixkit.files import write_text
+from metrixkit.files import refuse_leading_out, write_text
 from metrixkit.retrieval.index import store
 
 ITEMS = "items.csv"
@@ -42,6 +42,7 @@ def keep_items(folder: Path, items: pd.DataFrame) -> None:
     """Add rows, or replace those of the same ids. Paths become absolute, so that they hold from everywhere."""
     more = items[COLUMNS].astype("str")
     more["path"] = [os.path.abspath(path) if path else "" for path in more["path"]]
+    refuse_leading_out(folder, (folder / ITEMS,))
     with store.alone(folder):
         before = read_items(folder)
         _write(folder, pd.concat([before[~before["id"].isin(set(more["id"]))], more], ignore_index=True))
@@ -49,6 +50,7 @@ def keep_items(folder: Path, items: pd.DataFrame) -> None:
 
 def prune_items(folder: Path, ids: Collection[str]) -> None:
     """Keep the rows of these ids only."""
+    refuse_leading_out(folder, (folder / ITEMS,))
     with store.alone(folder):
         before = read_items(folder)
         kept = before[before["id"].isin(set(ids))]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metrixkit.errors import InputError
+from metrixkit.files import refuse_special
 from metrixkit.report.drawing import DPI, new_figure, save_figure
 from metrixkit.report.markup import DRAWING
 from metrixkit.report.text import is_share
@@ -31,6 +32,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     Raises:
         InputError: The file is absent, or a line before the last is not JSON, or a line holds no names and numbers.
     """
+    refuse_special(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:

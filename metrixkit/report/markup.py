@@ -131,12 +131,14 @@ def picture(png: Path | bytes, title: str = "", caption: str = "", kind: str = P
     Raises:
         InputError: It is no picture.
     """
+    if not isinstance(png, bytes):
+        files.refuse_special(png)
     data = png if isinstance(png, bytes) else png.read_bytes()
     try:
         with Image.open(BytesIO(data)) as image:
             told, size = dict(getattr(image, "text", {})), image.size
             dpi = float(image.info.get("dpi", (SCREEN, SCREEN))[0]) or SCREEN
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         where = "a picture" if isinstance(png, bytes) else png
         raise InputError(f"{where}: is no PNG that can be read ({error}). Delete it, or draw it again.") from error
     title, caption, kind = told.get("Title", title), told.get("Description", caption), told.get("Kind", kind)

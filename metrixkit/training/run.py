@@ -14,7 +14,7 @@ import torch
 
 from metrixkit.errors import InputError
 from metrixkit.families import allow_code, names_in
-from metrixkit.files import cannot_write, check_folder, remove_unfinished
+from metrixkit.files import cannot_write, check_folder, refuse_leading_out, remove_unfinished
 from metrixkit.foreign import read_yaml
 from metrixkit.training.lock import FolderLock
 
@@ -89,10 +89,13 @@ class RunFolder:
 
         Raises:
             InputError: A finished run, an unfinished one without `resume`, another config, another training under way
-                in it, or no right to write.
+                in it, a file in it that is a link to another place, or no right to write.
         """
         self._refuse(config, resume, complete)
         check_folder(self.path, "--run")
+        for place in self._places():
+            if place.is_dir():
+                refuse_leading_out(self.path, (entry for entry in place.iterdir() if not entry.is_dir()))
         self._lock = FolderLock(self.path)
         # Once more: another training may have ended between the look and the lock.
         self._refuse(config, resume, complete)
@@ -100,8 +103,12 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.checkpoints, error, "--run") from error
-        for place in (self.path, self.checkpoints, self.path / "model", self.path / "pictures"):
+        for place in self._places():
             remove_unfinished(place)
+
+    def _places(self) -> tuple[Path, ...]:
+        """Return the folders that files are written to."""
+        return self.path, self.checkpoints, self.path / "model", self.path / "pictures"
 
     def close(self) -> None:
         """Let other trainings into the folder."""

@@ -114,12 +114,13 @@ def _read(place: Path, manifest: dict[str, Any], mmap: bool, verify: bool) -> tu
     check_kind(engine.index, told.factory, told.dim, told.metric, str(place / INDEX))
     ids = _array(place / IDS, "U", mmap, others)
     labels = _array(place / LABELS, "U", mmap, others) if LABELS in manifest["files"] else None
-    dead = _tombstones(place, told, TOMBSTONES in manifest["files"], others)
     if not engine.count == len(ids) == told.vectors:
         raise InputError(
             f"{place}: the manifest tells of {told.vectors} vectors, {INDEX} holds {engine.count}, {IDS} {len(ids)}. "
             f"Files of different indexes were mixed.{others}"
         )
+    # After the counts were compared: it takes memory for as many vectors as the manifest tells of.
+    dead = _tombstones(place, told, TOMBSTONES in manifest["files"], others)
     if labels is not None and len(labels) != len(ids):
         raise InputError(f"{place / LABELS} holds {len(labels)} labels for {len(ids)} vectors.{others}")
     if verify:
@@ -220,7 +221,7 @@ def _array(path: Path, kinds: str, mmap: bool, others: str) -> np.ndarray:
     """Return a (n,) array of one of numpy's `kinds` of values; InputError where the file holds something else."""
     try:
         found = np.asarray(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read ({error}); the file is damaged.{others}") from error
     if found.ndim != 1 or found.dtype.kind not in kinds:
         raise InputError(f"{path} holds {found.dtype} of shape {found.shape}, not what an index keeps there.{others}")

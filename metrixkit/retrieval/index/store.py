@@ -29,12 +29,12 @@ except ImportError:  # Windows: the check before the pointer is changed remains
     fcntl = None  # type: ignore[assignment]
 
 from metrixkit.errors import InputError
-from metrixkit.files import UNFINISHED, cannot_write, write_json, write_text
+from metrixkit.files import UNFINISHED, cannot_write, refuse_leading_out, refuse_special, write_json, write_text
 from metrixkit.retrieval.index.manifest import CHECKSUM, check_sum, checksum
 
 CURRENT, MANIFEST, LOCK = "CURRENT", "manifest.json", ".lock"
 KIND, FORMAT = "metrixkit-index", 1
-_VERSION = re.compile(r"v(\d{4,})")
+_VERSION = re.compile(r"v([0-9]{4,18})")
 Found = TypeVar("Found")
 ABANDONED = 3600.0  # seconds after which a half-written version is taken for that of a dead process
 
@@ -55,6 +55,7 @@ def write_version(folder: Path, write_files: Callable[[Path], Mapping[str, Any]]
         InputError: The folder holds something else, another version became current in the meantime, or the disk is full
             or does not take files. What was there before is still there.
     """
+    refuse_leading_out(folder, (folder / CURRENT, folder / LOCK))
     _refuse_changed(folder, expected)
     part = folder / f"{UNFINISHED}{os.getpid()}-{time.time_ns()}"
     try:
@@ -156,6 +157,7 @@ def _checked_manifest(place: Path, verify: bool) -> dict[str, Any]:
 @contextmanager
 def _held(place: Path) -> Iterator[bool]:
     """Keep writers from deleting a version, and tell whether it is there."""
+    refuse_special(place / MANIFEST)
     try:
         file = (place / MANIFEST).open("rb")
     except (FileNotFoundError, NotADirectoryError):
@@ -170,6 +172,8 @@ def _delete(place: Path) -> None:
     """Delete a version, unless somebody reads it; then a later save does."""
     with ExitStack() as stack:
         with suppress(FileNotFoundError):
+            if not (place / MANIFEST).is_file():
+                raise FileNotFoundError(place / MANIFEST)
             file = stack.enter_context((place / MANIFEST).open("rb"))
             if not _lock(file, exclusive=True):
                 return
@@ -218,6 +222,7 @@ def sha256(path: Path) -> str:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process is about to change what is current, and keep others waiting meanwhile."""
+    refuse_leading_out(folder, (folder / LOCK,))
     with (folder / LOCK).open("a") as lock:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -239,6 +244,7 @@ def _current_or_none(folder: Path) -> str | None:
     """Return the current version's name, or None where nothing is there yet."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; expected a folder for the index.")
+    refuse_special(folder / CURRENT)
     try:
         name = (folder / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:

@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from metrixkit._doors import run
-from metrixkit.files import check_file
+from metrixkit.files import check_file, refuse_overwriting
 from metrixkit.seeds import seed_option
 from metrixkit.visible import say
 
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         for kind, target in outputs.items():
             if target:
                 check_file(target, f"--{kind}")  # before the work and not after it
+        refuse_overwriting(((f"--{kind}", target or None) for kind, target in outputs.items()), ())
         metrics = None if options.metrics is None else [m.strip() for m in options.metrics.split(",") if m.strip()]
         comparison = compare(options.runs, metrics, options.against, options.force, options.seed)
         say(as_text(comparison))

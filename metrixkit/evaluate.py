@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work(options: argparse.Namespace) -> int:
         from metrixkit.errors import InputError
-        from metrixkit.files import check_file, write_json
+        from metrixkit.files import check_file, refuse_overwriting, write_json
         from metrixkit.judging import labelled
         from metrixkit.judging.extras import Extras
         from metrixkit.judging.pair_files import PairFiles
@@ -106,6 +106,9 @@ def main(argv: list[str] | None = None) -> int:
         paired = files != PairFiles()
         if options.out:
             check_file(options.out, "--out")  # before the work and not after it
+            refuse_overwriting(
+                [("--out", options.out)], [*vars(files).values(), options.embeddings, options.table, options.semi]
+            )
         if paired and (options.verify or options.index or options.factory):
             raise InputError("--verify, --index and --factory do not go with --text, --video or --similarity.")
         extras = Extras(options.group_by, options.verify, () if paired else rerank, options.index, options.factory)

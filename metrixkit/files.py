@@ -180,6 +180,46 @@ def file_target(path: str | os.PathLike[str], option: str = "") -> Path:
     return Path(os.path.realpath(named))
 
 
+def refuse_overwriting(
+    outputs: Iterable[tuple[str, str | os.PathLike[str] | None]],
+    inputs: Iterable[str | os.PathLike[str] | None],
+) -> None:
+    """Refuse to write results over what they are made from, or two results into one file.
+
+    Args:
+        outputs: Options and the files that they name to be written; None where there is none.
+        inputs: Files to be read, as they were typed: also ``E.npz#name`` and ``data.path=FILE``, and words that are no
+            files.
+
+    Raises:
+        InputError: The message names option and file.
+    """
+    read = {_identity(part) for word in inputs if word for part in (word, *_paths_within(os.fspath(word)))}
+    written: dict[object, str] = {}
+    for option, path in outputs:
+        if path is None:
+            continue
+        known = _identity(path)
+        if known in read:
+            raise InputError(f"{option}: {path} is read by this command, and would be lost; name another file.")
+        if known in written:
+            raise InputError(f"{option}: {path} is also where {written[known]} goes; name two files.")
+        written[known] = option
+
+
+def _paths_within(word: str) -> tuple[str, str]:
+    return word.rpartition("#")[0], word.partition("=")[2]
+
+
+def _identity(path: str | os.PathLike[str]) -> object:
+    """Return what two names of one file have in common, also where one is a link; of no file, its place."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path) if "\0" not in os.fspath(path) else path
+    return found.st_dev, found.st_ino
+
+
 def refuse_special(path: str | os.PathLike[str]) -> None:
     """Raise InputError for a pipe, a socket or a device, before it is opened: reading one may wait for ever."""
     try:

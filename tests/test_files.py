@@ -206,3 +206,38 @@ def test_doors_refuse_a_pipe_before_they_work(
     assert main([*words, str(pipe)]) == 2
     assert f"{option}: {pipe} is a named pipe (FIFO)" in capsys.readouterr().err
     assert kind(pipe) == stat.S_IFIFO
+
+
+def test_results_are_not_written_over_what_they_are_made_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text("id\n")
+    Path("link.csv").symlink_to("table.csv")
+    for word in ("table.csv", "./table.csv", str(tmp_path / "table.csv"), "link.csv", "data.path=table.csv"):
+        with pytest.raises(InputError, match="--out: table.csv is read by this command"):
+            files.refuse_overwriting([("--out", "table.csv")], [None, word])
+    with pytest.raises(InputError, match="--out: new.npz is read"):
+        files.refuse_overwriting([("--out", "new.npz")], ["new.npz#train"])
+    with pytest.raises(InputError, match="--latex: ./new.csv is also where --csv goes"):
+        files.refuse_overwriting([("--csv", "new.csv"), ("--latex", "./new.csv")], [])
+    files.refuse_overwriting([("--csv", "new.csv"), ("--html", None)], ["table.csv", "data=images", "\0"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "--embeddings", "E.npy", "--table", "t.csv", "--out", "t.csv"),
+        ("index", "duplicates", "--embeddings", "E.npy", "--table", "d-labels.csv", "--out", "d.csv"),
+        ("index", "tune", "--embeddings", "E.npy", "--table", "tuning.csv", "--out", "."),
+        ("index", "search", "DIR", "--embeddings", "E.npy", "--table", "t.csv", "--out", "t.csv"),
+        ("embed", "RUN", "table.csv", "--out", "."),
+        ("compare", "RUN", "--csv", "same", "--markdown", "same"),
+    ],
+)
+def test_doors_look_before_they_write_over_what_they_read(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("t.csv", "d-labels.csv", "tuning.csv", "table.csv"):
+        Path(name).write_text("precious")
+    assert main(list(words)) == 2
+    told = capsys.readouterr().err
+    assert "is read by this command" in told or "is also where" in told
+    assert all(path.read_text() == "precious" for path in Path().glob("*.csv"))

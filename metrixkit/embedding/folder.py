@@ -12,7 +12,7 @@ from metrixkit import source as sources
 from metrixkit.data.loader import default_workers
 from metrixkit.embedding.images import load_image_model
 from metrixkit.errors import InputError
-from metrixkit.files import check_folder, replacing, write_json, write_text
+from metrixkit.files import check_folder, refuse_overwriting, replacing, write_json, write_text
 from metrixkit.inference import default_device, embed_items
 
 GROUP = 16_384  # rows of a parquet row group: what a reader holds at a time
@@ -46,6 +46,7 @@ def embed_to_folder(
     if parquet:
         _pyarrow()  # before the work, not after it
     target = check_folder(out, "--out")
+    refuse_overwriting([("--out", target / "table.csv")], source)
     found = sources.read(source, model, splits)
     items = found.items
     embedder = load_image_model(model, default_device())

@@ -13,7 +13,7 @@ from metrixkit.data.listed_paths import locate_listed
 from metrixkit.data.pair_manifest import PairManifest
 from metrixkit.data.tables import column, expand, read_table
 from metrixkit.errors import InputError
-from metrixkit.files import check_folder, replacing, write_json, write_text
+from metrixkit.files import check_folder, refuse_overwriting, replacing, write_json, write_text
 from metrixkit.inference import default_device
 from metrixkit.models.multimodal import SETTINGS, Multimodal, load_multimodal
 from metrixkit.retrieval.missing.patterns import Embeddings
@@ -67,6 +67,7 @@ def embed_table(
         InputError: No model, no table, ids given twice, nothing observed of an item, a file that cannot be read.
     """
     target = check_folder(out, "--out")
+    refuse_overwriting([("--out", target / "table.csv")], [table])
     network = load_multimodal(model).to(default_device())
     path = expand(table)
     rows = read_table(path, separator, "--separator")

@@ -20,6 +20,7 @@ from metrixkit.retrieval.index import RetrievalIndex, sweep
 from metrixkit.retrieval.index.factory import Factory, lists_for, parse_factory
 from metrixkit.spreadsheet import csv_text
 
+TABLE, PLOT = "tuning.csv", "tuning.png"
 QUERIES, SINGLE = 1000, 200  # sampled where none are given; of these timed one by one
 WANTED = 0.95  # share of the exact neighbours found, for the recommendation
 
@@ -164,8 +165,8 @@ def write_tuning(found: pd.DataFrame, out: str | Path, title: str) -> tuple[Path
         InputError: The folder cannot be written.
     """
     folder = Path(out)
-    table = write_text(folder / "tuning.csv", csv_text(found))
-    plot = write_whole(folder / "tuning.png", lambda path: tuning_plot(path, found, _agreement(found), title))
+    table = write_text(folder / TABLE, csv_text(found))
+    plot = write_whole(folder / PLOT, lambda path: tuning_plot(path, found, _agreement(found), title))
     return table, plot
 
 

@@ -11,7 +11,7 @@ from metrixkit.data.tables import read_names
 from metrixkit.embedding.images import kind_of_model, load_model
 from metrixkit.embedding.pairs import PairEmbeddingModel
 from metrixkit.errors import InputError
-from metrixkit.files import check_file, check_folder
+from metrixkit.files import check_file, check_folder, refuse_overwriting
 from metrixkit.indexing import build as builds
 from metrixkit.indexing import duplicates as copies
 from metrixkit.indexing import search as searches
@@ -79,6 +79,10 @@ def search(options: argparse.Namespace) -> list[str]:
         searches.answers_file(options.out)
     if options.panel:
         check_file(options.panel, "--panel")
+    refuse_overwriting(
+        [("--out", options.out), ("--panel", options.panel)],
+        [options.embeddings, options.table, *options.query, *(options.video or ())],
+    )
     index = RetrievalIndex.load(options.folder)
     if options.radius is not None and options.threshold is not None:
         raise InputError("give either --radius or --threshold: both say which results are near enough.")
@@ -155,7 +159,11 @@ def tune(options: argparse.Namespace) -> list[str]:
             raise InputError("--set belongs to an index: metrixkit index tune DIR --set nprobe=16.")
         return [f"{options.folder}: {builds.set_parameters(options.folder, options.set)}"]
     if options.out:
-        check_folder(options.out, "--out")
+        folder = check_folder(options.out, "--out")
+        refuse_overwriting(
+            [("--out", folder / tuning.TABLE), ("--out", folder / tuning.PLOT)],
+            [options.embeddings, options.table, options.queries],
+        )
     own: list[str] = []
     if options.embeddings:
         if options.folder:
@@ -188,7 +196,11 @@ def tune(options: argparse.Namespace) -> list[str]:
 def duplicates(options: argparse.Namespace) -> list[str]:
     """Find near-duplicates and doubtful labels."""
     if options.out:
-        copies.table_files(options.out)
+        places = copies.table_files(options.out)
+        refuse_overwriting(
+            [("--out", path) for path in places],
+            [options.embeddings, options.table, *options.overrides],
+        )
     if options.embeddings or options.table:
         given = from_files(options.embeddings, options.table, options.label, separator=options.separator)
     elif options.run:

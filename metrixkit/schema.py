@@ -117,18 +117,25 @@ def check_value(value: Any, annotation: Any, path: str) -> Any:
         raise InputError(f"{path}: expected a whole number, got {value!r}.")
     if isinstance(value, str) and _takes_text(annotation, value):
         return value
-    if _asks_elsewhere(value, annotation):
+    if _asks_elsewhere(value, annotation) or _nested_too_deep(value, annotation):
         raise InputError(f"{path}: expected {describe(annotation)}, got {value!r}.")
     try:
         holder = dataclasses.make_dataclass("Holder", [("value", annotation)])
         merged = OmegaConf.merge(OmegaConf.structured(holder), {"value": value})
         checked = OmegaConf.to_container(merged)["value"]  # type: ignore[call-overload, index]
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         near = did_you_mean(value, _choices(annotation)) if isinstance(value, str) and _choices(annotation) else ""
         raise InputError(f"{path}: expected {describe(annotation)}, got {value!r}.{near}") from error
     if path.rpartition(".")[2] == "seed" and isinstance(checked, int):
         check_seed(checked, path)
     return checked
+
+
+def _nested_too_deep(value: Any, annotation: Any) -> bool:
+    """Whether a list that is to hold plain values holds lists or mappings, which OmegaConf would let pass."""
+    lists = [a for a in (annotation, *typing.get_args(annotation)) if typing.get_origin(a) in (list, tuple)]
+    plain_values = bool(lists) and all({*typing.get_args(a)} <= {bool, int, float, str, ...} for a in lists)
+    return plain_values and isinstance(value, list) and any(isinstance(v, list | Mapping) for v in value)
 
 
 def _takes_text(annotation: Any, text: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from metrixkit.errors import InputError
 from metrixkit.families import ANY, Kind, allow_code, class_with
-from metrixkit.schema import Family, build, build_node, check_mapping, check_node, fields_of
+from metrixkit.schema import Family, build, build_node, check_mapping, check_node, check_value, fields_of
 
 
 @dataclass
@@ -163,3 +163,11 @@ def test_own_class_by_module_path(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
             own(name="os:system")
         with pytest.raises(InputError, match="no loss is called 'ownlosses:Mine'"):
             check_node("ownlosses:Mine", FAMILIES, "loss", "loss")  # a family that is closed
+
+
+@pytest.mark.parametrize("value", [{}, {"a": 1}, "x", 3, [[1]]])
+def test_a_pair_of_numbers_is_nothing_else(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^ratio: expected "):
+        check_value(value, tuple[float, float], "ratio")
+    with pytest.raises(InputError, match=r"^ratio: expected "):
+        check_value(value, list[float], "ratio")

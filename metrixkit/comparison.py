@@ -154,7 +154,8 @@ def _all_answers(records: Sequence[Record]) -> dict[Path, Answers | str]:
 
 
 def _facts(record: Record, answers: Mapping[Path, Answers | str]) -> dict[str, Any]:
-    counts = record.results.get("counts") or {}
+    counts = record.results.get("counts")
+    counts = counts if isinstance(counts, Mapping) else {}
     facts = {key: record.results.get(key) for key in ("data", "split", "protocol")}
     facts |= {"distance": record.distance, **{key: counts.get(key) for key in ("queries", "gallery", "evaluated")}}
     return {key: value for key, value in facts.items() if value is not None}

@@ -19,6 +19,7 @@ from metrixkit.errors import InputError
 MOST_BYTES = 64 * 2**20
 MOST_YAML_BYTES = 2**20
 MOST_VALUES = 100_000
+MOST_BITS = 64  # of a whole number: sums, means and arrays hold no longer ones
 MOST_UNFOLDED, MOST_FOLD = 2**29, 200  # bytes that any archive may unfold into, and how many times its own size
 
 
@@ -118,6 +119,8 @@ def _check_plain(value: Any, path: str | Path) -> None:
     elif isinstance(value, list):
         for inner in value:
             _check_plain(inner, path)
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise InputError(f"{path}: a whole number of {value.bit_length()} bits; expected at most {MOST_BITS}.")
     elif not isinstance(value, str | int | float | None):
         raise InputError(f"{path}: {value!r} is a {type(value).__name__}; expected text, numbers, lists and names.")
 

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metrixkit.compare import main as compare
 from metrixkit.errors import InputError
 from metrixkit.indexing.items import keep_items
 from metrixkit.paired import read_answers
+from metrixkit.report.curves import training_curves
 from metrixkit.retrieval import RetrievalIndex
 from metrixkit.training.run import RunFolder
 
@@ -121,3 +123,19 @@ def test_a_small_file_of_predictions_that_unfolds_into_gigabytes_is_refused(tmp_
     (tmp_path / "predictions.npz").write_bytes(content)
     with pytest.raises(InputError, match="unfolds into"):
         read_answers(tmp_path / "predictions.npz")
+
+
+@pytest.mark.parametrize("odd", [{"counts": [1]}, {"metrics": {"recall@1": 10**400}}])
+def test_odd_results_are_a_sentence_or_compared(tmp_path, odd, capsys):
+    results = {"metrics": {"recall@1": 0.5}, "data": "x"} | odd
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    status = compare([str(tmp_path)])
+    assert status == (0 if "counts" in odd else 2)
+    assert status == 0 or "a whole number of 1329 bits" in capsys.readouterr().err
+
+
+def test_names_of_losses_are_no_mathematics_and_numbers_no_float_holds_are_not_drawn(tmp_path):
+    entries = [{"step": n, "loss/$\\frac{$": 1.0, "loss/b": 10**400, "lr/head": 0.1} for n in range(2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    assert training_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png").stat().st_size > 1000

@@ -87,7 +87,7 @@ def _panel(axes: Axes, comparison: Comparison, name: str) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(f"{name}, %" if is_share(name) else name, fontsize=9, loc="left")
+    axes.set_title(f"{name}, %" if is_share(name) else name, fontsize=9, loc="left", parse_math=False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from metrixkit.errors import InputError
 from metrixkit.files import refuse_special
-from metrixkit.report.drawing import DPI, new_figure, save_figure
+from metrixkit.report.drawing import DPI, new_figure, plain_legends, save_figure
 from metrixkit.report.markup import DRAWING
 from metrixkit.report.text import is_share
 
@@ -93,6 +93,7 @@ def training_curves(metrics_jsonl: str | os.PathLike[str], out_png: str | os.Pat
         if axes.get_legend() is None:
             axes.legend(fontsize=7, frameon=False)
     figure.set_dpi(DPI)
+    plain_legends(figure)
     figure.tight_layout()
     caption = f"What was logged over the steps of training: {'; '.join(title for title, _, _ in plots)}."
     return save_figure(figure, out_png, "Training", caption, DRAWING)
@@ -103,12 +104,18 @@ def _series(entries: list[dict[str, float]]) -> Series:
     found: dict[str, tuple[list[float], list[float]]] = {}
     for entry in entries:
         for name, value in entry.items():
-            if name in ("step", "epoch") or isinstance(value, bool) or not isinstance(value, int | float):
+            if name in ("step", "epoch") or not _is_number(value):
                 continue
             steps, values = found.setdefault(name, ([], []))
-            steps.append(float(entry.get("step", len(steps))))
+            step = entry.get("step")
+            steps.append(float(step) if step is not None and _is_number(step) else len(steps))
             values.append(float(value))
     return {name: (np.array(steps), np.array(values)) for name, (steps, values) in found.items()}
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value of JSON is a number that a float can hold."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64)
 
 
 def _pick(series: Series, wanted: Callable[[str], bool]) -> Series:

@@ -28,6 +28,15 @@ def new_figure(**options: Any) -> Figure:
     return Figure(**options)
 
 
+def plain_legends(figure: Figure) -> None:
+    """Let no name in a legend be read as mathematics; needed before a layout that measures them, else at saving."""
+    from matplotlib.legend import Legend
+
+    for legend in figure.findobj(Legend):
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
 def save_figure(
     figure: Figure, path: str | os.PathLike[str], title: str, caption: str, kind: str, dpi: float = DPI
 ) -> Path:
@@ -53,6 +62,7 @@ def png(figure: Figure, title: str, caption: str, kind: str, dpi: float = DPI) -
 
     out = BytesIO()
     figure.set_dpi(dpi)
+    plain_legends(figure)
     with warnings.catch_warnings():
         # A label in a script that the font lacks is drawn as boxes; the picture is what matters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

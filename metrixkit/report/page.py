@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metrixkit.errors import InputError
+from metrixkit.foreign import read_json
 from metrixkit.report.curves import training_curves
 from metrixkit.report.markup import DRAWING, PHOTOGRAPHS, contents, document, picture, safe, section, table, write_text
 from metrixkit.report.meanings import GEOMETRY, TOGETHER, exact, in_words
@@ -82,12 +83,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not JSON ({error}). Evaluate the run again to write it anew.") from error
-    if not isinstance(read, dict):
-        raise InputError(f"{path}: expected an object with metrics, counts, ...; found {type(read).__name__}.")
-    return read
+        return read_json(path)
+    except InputError as error:
+        raise InputError(f"{error} Evaluate the run again to write it anew.") from error
 
 
 def _about(results: Mapping[str, Any]) -> str:

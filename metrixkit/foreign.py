@@ -7,6 +7,7 @@ elsewhere (``${oc.env:HOME}`` is a text), and no file of a kilobyte unfolds into
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
         raise InputError(f"{path} is no UTF-8 text ({error}).") from error
 
 
-def read_arrays(path: str | Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+def read_arrays(path: str | os.PathLike[str], wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
     """Return those plain arrays of an ``.npz`` archive whose name is wanted.
 
     Raises:
@@ -93,10 +94,10 @@ def read_arrays(path: str | Path, wanted: Callable[[str], bool]) -> dict[str, np
         raise InputError(f"{path} is no regular file.")
     # Opened here: numpy leaves a file open that turns out to be no archive.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
+        if not isinstance(archive, np.lib.npyio.NpzFile) or archive.zip is None:
             raise ValueError("it is no archive of arrays")
         names = [name for name in archive.files if wanted(name)]
-        unfolded = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in names)
+        unfolded: int = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in names)
         if unfolded > max(MOST_UNFOLDED, MOST_FOLD * path.stat().st_size):
             raise InputError(f"{path} unfolds into {unfolded:,} bytes, far more than arrays of its size do.")
         return {name: archive[name] for name in names}

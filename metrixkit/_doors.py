@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 from metrixkit._failures import INTERRUPTED, failure
@@ -14,7 +15,7 @@ from metrixkit._interrupts import Interrupts
 from metrixkit._memory import keep_freed_memory
 from metrixkit._streams import flush_or_let_go, open_streams, say_error
 from metrixkit.families import trust_folders
-from metrixkit.visible import VisibleFormatter
+from metrixkit.visible import VisibleFormatter, visible
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,11 @@ def run(verb: str, parse: Callable[[], argparse.Namespace], work: Callable[[argp
     return guarded(verb, parsed)
 
 
+def _note(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as a line for people, without the place in the code and the line that stands there."""
+    return f"note: {visible(str(message))}\n"
+
+
 def guarded(verb: str, work: Callable[[], int]) -> int:
     """Do a door's work; answer what goes wrong without a traceback.
 
@@ -61,6 +67,7 @@ def guarded(verb: str, work: Callable[[], int]) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[log])
     keep_freed_memory()
     interrupts = Interrupts()
+    usual, warnings.formatwarning = warnings.formatwarning, _note
     try:
         with interrupts:
             status = work()
@@ -76,5 +83,6 @@ def guarded(verb: str, work: Callable[[], int]) -> int:
     else:
         return status
     finally:
+        warnings.formatwarning = usual
         flush_or_let_go(sys.stdout)
         flush_or_let_go(sys.stderr)

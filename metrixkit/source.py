@@ -132,9 +132,10 @@ def read(words: Sequence[str], run: str | Path | None = None, splits: str | None
         source = _of_manifest(manifest, config)
         splits = searched(manifest.splits, manifest.searches) if splits is None else splits
     else:
+        absent = "" if run is None or Path(run).exists() else f"{printable(str(run))}: there is no such folder here. "
         raise InputError(
-            "which images? Name folders, a table, image files, or data=NAME with data.key=value; only the folder of a "
-            "run has data of its own."
+            f"{absent}which images? Name folders, a table, image files, or data=NAME with data.key=value; only the "
+            "folder of a run has data of its own."
         )
     return _as_queries(of_splits(source, splits))
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def wrapped_import() -> int:
         raise KeyboardInterrupt
     except KeyboardInterrupt as error:
         raise ImportError("initialization failed") from error
+
+
+def test_a_warning_is_a_note_for_people() -> None:
+    shown: list[str] = []
+
+    def work() -> int:  # pytest keeps warnings from the terminal, so their words are asked for
+        shown.append(warnings.formatwarning("recall@8 looks beyond the gallery\x1b[1m", UserWarning, "file.py", 7))
+        return 0
+
+    before = warnings.formatwarning
+    assert guarded("verb", work) == 0
+    assert shown == ["note: recall@8 looks beyond the gallery\\x1b[1m\n"]
+    assert warnings.formatwarning is before
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,10 @@ class MPerClass(EpochSampler):
                 "lower sampler.batch_size (no image comes twice in a batch unless sampler.repeat=true)"
             )
         if classes < 2:
-            raise InputError(f"sampler: m-per-class needs two classes or more for negatives, the split holds {classes}")
+            raise InputError(
+                f"m-per-class needs two classes or more for negatives, the training split holds {classes}; add "
+                "classes, or hold out photos instead of classes (data.split=photos)"
+            )
         if int(sizes.max()) < 2 and not self.repeat:
             raise InputError(
                 f"sampler: each of the {classes} classes has one image, so no image has a positive; check which column "

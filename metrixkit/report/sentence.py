@@ -57,7 +57,8 @@ def interval(name: str, results: Mapping[str, Any], predictions: Path) -> Interv
             where the results hold none: the percentile bootstrap, 10,000 resamples of the queries, seed 0.
 
     Returns:
-        None where neither is there, or where the predictions give another share than the results.
+        None where neither is there, where it has no width, or where the predictions give another share than the
+        results.
 
     Raises:
         InputError: The predictions cannot be read.
@@ -67,7 +68,7 @@ def interval(name: str, results: Mapping[str, Any], predictions: Path) -> Interv
     if isinstance(found, Mapping):
         found = [found.get("low"), found.get("high")]
     if isinstance(found, list | tuple) and len(found) == 2 and all(isinstance(v, int | float) for v in found):
-        return float(found[0]), float(found[1])
+        return _with_width(float(found[0]), float(found[1]))
     if not predictions.is_file():
         return None
     hits = read_answers(predictions).hits(name)
@@ -76,7 +77,12 @@ def interval(name: str, results: Mapping[str, Any], predictions: Path) -> Interv
     # A resample of Q hits with replacement is Q draws at their share.
     shares = np.random.default_rng(0).binomial(len(hits), hits.mean(), RESAMPLES) / len(hits)
     low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return _with_width(float(low), float(high))
+
+
+def _with_width(low: float, high: float) -> Interval | None:
+    """Return the interval; None where resampling cannot vary, as where all queries are right: it is not that sure."""
+    return (low, high) if low < high else None
 
 
 def plain_sentence(results: Mapping[str, Any], within: Interval | None) -> str:

@@ -150,6 +150,9 @@ def test_the_interval_is_that_of_the_bootstrap(tmp_path):
     assert interval("recall@1", kept, tmp_path / "predictions.npz") == (0.5, 0.7)
     kept = RESULTS | {"intervals": {"recall@1": {"low": 0.5, "high": 0.7, "level": 0.95}}}
     assert interval("recall@1", kept, tmp_path / "absent.npz") == (0.5, 0.7)
+    # Twenty of twenty right: resampling cannot vary, which is no certainty.
+    kept = RESULTS | {"intervals": {"recall@1": [1.0, 1.0]}}
+    assert interval("recall@1", kept, tmp_path / "absent.npz") is None
     ranks(tmp_path, 600, 1000)
     assert interval("recall@1", RESULTS, tmp_path / "predictions.npz") is None
     assert interval("map@r", RESULTS, tmp_path / "predictions.npz") is None
